@@ -1,0 +1,1 @@
+//! Messages on Amazon SQS.

@@ -1,0 +1,251 @@
+//! Reading the time, sleeping on it, and running tasks beside it.
+//!
+//! Everything in Dawdle that waits does so on a [`Clock`]. In production that is the system's
+//! clock. In a test it is a [`VirtualClock`] that stands still until the test moves it: it goes
+//! from timer to timer, and between two timers it lets everything that was woken come to rest.
+//! To know when that is, it runs Dawdle's tasks itself (see [`Clock::spawn`]) and counts the ones
+//! that have been woken and have not come to rest again.
+
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::oneshot;
+
+mod virtual_clock;
+
+pub use virtual_clock::VirtualClock;
+
+/// The longest that a sleep on the system's clock trusts the clock before looking again: a wall
+/// clock may be set.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
+/// Time, as Dawdle sees it: the system's, or a test's.
+///
+/// It can be set to follow the clock of the queue ([`Clock::following`]): due times are the
+/// queue's, and a node whose own clock is off must not run events early.
+#[derive(Clone, Default)]
+pub struct Clock {
+    source: Source,
+    offset_ms: Option<Arc<dyn Fn() -> i64 + Send + Sync>>,
+}
+
+#[derive(Clone, Default)]
+enum Source {
+    #[default]
+    System,
+    Virtual(VirtualClock),
+}
+
+impl std::fmt::Debug for Clock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.source {
+            Source::System => f.write_str("Clock::system()"),
+            Source::Virtual(clock) => clock.fmt(f),
+        }
+    }
+}
+
+impl Clock {
+    /// The system's clock.
+    pub fn system() -> Self {
+        Clock::default()
+    }
+
+    /// A clock that a test moves.
+    pub fn from_virtual(clock: VirtualClock) -> Self {
+        Clock { source: Source::Virtual(clock), offset_ms: None }
+    }
+
+    /// The same clock, ahead by as many milliseconds as `offset_ms` says at each reading.
+    pub(crate) fn following(self, offset_ms: impl Fn() -> i64 + Send + Sync + 'static) -> Self {
+        Clock { offset_ms: Some(Arc::new(offset_ms)), ..self }
+    }
+
+    /// The wall time.
+    pub fn now(&self) -> SystemTime {
+        let now = match &self.source {
+            Source::System => SystemTime::now(),
+            Source::Virtual(clock) => clock.now(),
+        };
+        let offset = self.offset_ms.as_ref().map_or(0, |offset| offset());
+        let span = Duration::from_millis(offset.unsigned_abs());
+        if offset < 0 { now.checked_sub(span).unwrap_or(now) } else { later(now, span) }
+    }
+
+    /// The time that only goes forward, for measuring spans.
+    pub fn instant(&self) -> Instant {
+        match &self.source {
+            Source::System => Instant::now(),
+            Source::Virtual(clock) => clock.instant(),
+        }
+    }
+
+    /// Waits for `span`. Cancel-safe.
+    pub async fn sleep(&self, span: Duration) {
+        match &self.source {
+            Source::System => tokio::time::sleep(span).await,
+            Source::Virtual(clock) => clock.sleep_until(later(clock.now(), span)).await,
+        }
+    }
+
+    /// Waits until the wall clock shows `time`. Cancel-safe.
+    pub async fn sleep_until(&self, time: SystemTime) {
+        while let Ok(left) = time.duration_since(self.now()) {
+            if left.is_zero() {
+                break;
+            }
+            match &self.source {
+                Source::System => tokio::time::sleep(left.min(LOOK_AGAIN)).await,
+                Source::Virtual(clock) => clock.sleep_until(later(clock.now(), left)).await,
+            }
+        }
+    }
+
+    /// Runs `future` for at most `span`; `None` when the time was up first.
+    pub async fn timeout<F: Future>(&self, span: Duration, future: F) -> Option<F::Output> {
+        let mut future = pin!(future);
+        let mut limit = pin!(self.sleep(span));
+        poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Some(output));
+            }
+            limit.as_mut().poll(cx).map(|()| None)
+        })
+        .await
+    }
+
+    /// Runs Dawdle's own work as a task: work that waits for nothing but this clock and other
+    /// such tasks. Must be called within a tokio runtime.
+    pub(crate) fn spawn<F>(&self, future: F) -> Task<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        self.start(future, false)
+    }
+
+    /// Runs a user's code as a task: it may wait for anything, a real database included, and a
+    /// virtual clock lets it.
+    pub(crate) fn spawn_user<F>(&self, future: F) -> Task<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        self.start(future, true)
+    }
+
+    fn start<F>(&self, future: F, user: bool) -> Task<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        let (sender, receiver) = oneshot::channel();
+        // The result goes through a channel of ours, sent while the task still counts as awake:
+        // tokio wakes a join handle only after that, when a virtual clock may have moved on.
+        let work = async move {
+            let _ = sender.send(catch_panic(future).await);
+        };
+        let handle = match &self.source {
+            Source::System => tokio::spawn(work),
+            Source::Virtual(clock) => tokio::spawn(clock.track(work, user)),
+        };
+        Task { receiver, abort: handle.abort_handle() }
+    }
+}
+
+/// `time + span`, held within what a timestamp can say (the year 9999).
+pub(crate) fn later(time: SystemTime, span: Duration) -> SystemTime {
+    let last = SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799);
+    time.checked_add(span).filter(|sum| *sum <= last).unwrap_or(last)
+}
+
+/// How a [`Task`] ended without a result.
+#[derive(Debug)]
+pub(crate) enum TaskError {
+    /// It panicked, with this message.
+    Panicked(String),
+    /// It was aborted, or its runtime is going down.
+    Aborted,
+}
+
+/// A running task; awaiting it yields its result. Dropping it leaves the task running.
+#[derive(Debug)]
+pub(crate) struct Task<T> {
+    receiver: oneshot::Receiver<Result<T, String>>,
+    abort: tokio::task::AbortHandle,
+}
+
+impl<T> Task<T> {
+    /// Stops the task at its next await.
+    pub(crate) fn abort(&self) {
+        self.abort.abort();
+    }
+}
+
+impl<T> Future for Task<T> {
+    type Output = Result<T, TaskError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.receiver).poll(cx).map(|answer| match answer {
+            Ok(Ok(output)) => Ok(output),
+            Ok(Err(panic)) => Err(TaskError::Panicked(panic)),
+            Err(_) => Err(TaskError::Aborted),
+        })
+    }
+}
+
+/// Runs `future`, turning a panic into its message.
+pub(crate) async fn catch_panic<F: Future>(future: F) -> Result<F::Output, String> {
+    let mut future = Box::pin(future);
+    poll_fn(move |cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(poll) => poll.map(Ok),
+        Err(panic) => Poll::Ready(Err(panic_text(&*panic))),
+    })
+    .await
+}
+
+/// The text of a panic's payload.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic whose payload is no text".to_owned())
+}
+
+/// The middle of a duration's range, spread by up to a fifth either way: for waits that many
+/// nodes make at once.
+pub(crate) fn jittered(span: Duration) -> Duration {
+    span.mul_f64(0.8 + 0.4 * fastrand::f64())
+}
+
+/// Something that happens once and stays happened: a shutdown, a lost lease.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Latch(Arc<LatchState>);
+
+#[derive(Debug, Default)]
+struct LatchState {
+    raised: std::sync::atomic::AtomicBool,
+    notify: tokio::sync::Notify,
+}
+
+impl Latch {
+    /// Makes it happen.
+    pub(crate) fn raise(&self) {
+        self.0.raised.store(true, std::sync::atomic::Ordering::Release);
+        self.0.notify.notify_waiters();
+    }
+
+    /// Whether it has happened.
+    pub(crate) fn is_raised(&self) -> bool {
+        self.0.raised.load(std::sync::atomic::Ordering::Acquire)
+    }
+
+    /// Waits until it happens. Cancel-safe.
+    pub(crate) async fn raised(&self) {
+        let mut notified = pin!(self.0.notify.notified());
+        notified.as_mut().enable();
+        if !self.is_raised() {
+            notified.await;
+        }
+    }
+}

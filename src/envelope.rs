@@ -1,0 +1,265 @@
+//! One signalled event with everything that travels beside its data: [`Envelope`].
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::clock::later;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{self, EventId, TypedEvent};
+
+/// The kind of a dead letter that wraps a body which is no event.
+pub const UNDECODABLE: &str = "dawdle.undecodable";
+
+/// The CloudEvents source of an envelope that was given none.
+pub(crate) const DEFAULT_SOURCE: &str = "dawdle";
+
+/// The attributes that CloudEvents or Dawdle give a meaning to; an application cannot set them.
+pub(crate) const RESERVED: [&str; 25] = [
+    "specversion",
+    "id",
+    "source",
+    "type",
+    "subject",
+    "time",
+    "datacontenttype",
+    "dataschema",
+    "data",
+    "data_base64",
+    "due",
+    "expires",
+    "handler",
+    "attempt",
+    "dedupkey",
+    "group",
+    "generation",
+    "traceparent",
+    "tracestate",
+    "unhandledsince",
+    "deadreason",
+    "deaderror",
+    "dataref",
+    "dataversion",
+    "deadtime",
+];
+
+/// A signalled event: its data, and the CloudEvents attributes that travel with it.
+///
+/// Made by [`Signal::into_envelope`](crate::Signal::into_envelope) or [`Envelope::new`], sent by
+/// [`Dawdle::send`](crate::Dawdle::send). As a serde value it is its CloudEvents JSON object, so
+/// that it can be kept elsewhere (an outbox table) in between.
+#[derive(Clone, Debug)]
+pub struct Envelope {
+    pub(crate) id: EventId,
+    pub(crate) source: String,
+    pub(crate) kind: String,
+    pub(crate) time: SystemTime,
+    pub(crate) content_type: Option<String>,
+    pub(crate) data: Data,
+    pub(crate) due: Option<SystemTime>,
+    pub(crate) expires: Option<SystemTime>,
+    pub(crate) handler: Option<String>,
+    pub(crate) attempt: u32,
+    pub(crate) dedup_key: Option<String>,
+    pub(crate) group: Option<String>,
+    pub(crate) generation: Option<u64>,
+    pub(crate) traceparent: Option<String>,
+    pub(crate) tracestate: Option<String>,
+    /// Since when nodes have been passing it on because none of them can handle it.
+    pub(crate) unhandled_since: Option<SystemTime>,
+    pub(crate) death: Option<Death>,
+    /// Every other attribute, kept as it came.
+    pub(crate) attributes: BTreeMap<String, Value>,
+}
+
+/// An event's data as it is on the wire.
+#[derive(Clone, Debug)]
+pub(crate) enum Data {
+    None,
+    Json(Box<RawValue>),
+    Base64(String),
+}
+
+/// Why, when and where an envelope became a dead letter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Death {
+    pub(crate) reason: String,
+    pub(crate) error: Option<String>,
+    pub(crate) time: SystemTime,
+    pub(crate) node: Option<String>,
+    pub(crate) version: Option<String>,
+}
+
+impl Envelope {
+    /// `event`, signalled now with a new id, due at once.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Codec`] when the event does not encode as JSON.
+    pub fn new<E: TypedEvent>(event: E) -> Result<Self> {
+        Envelope::of(&event, DEFAULT_SOURCE, SystemTime::now())
+    }
+
+    pub(crate) fn of<E: TypedEvent>(event: &E, source: &str, time: SystemTime) -> Result<Self> {
+        let mut envelope = Envelope::bare(EventId::new(), source, E::KIND, time);
+        envelope.data = Data::Json(event::encode(event)?);
+        envelope.content_type = Some("application/json".into());
+        Ok(envelope)
+    }
+
+    pub(crate) fn bare(id: EventId, source: &str, kind: &str, time: SystemTime) -> Self {
+        Envelope {
+            id,
+            source: source.to_owned(),
+            kind: kind.to_owned(),
+            time,
+            content_type: None,
+            data: Data::None,
+            due: None,
+            expires: None,
+            handler: None,
+            attempt: 1,
+            dedup_key: None,
+            group: None,
+            generation: None,
+            traceparent: None,
+            tracestate: None,
+            unhandled_since: None,
+            death: None,
+            attributes: BTreeMap::new(),
+        }
+    }
+
+    /// The same with another id.
+    #[must_use]
+    pub fn with_id(mut self, id: EventId) -> Self {
+        self.id = id;
+        self
+    }
+
+    /// The same, due at `due`.
+    #[must_use]
+    pub fn with_due_at(mut self, due: SystemTime) -> Self {
+        self.due = Some(whole_milliseconds(due));
+        self
+    }
+
+    /// The same with an attribute of the application's.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] when `name` is not lower-case letters and digits, longer than 64
+    /// bytes, or has a meaning of its own in CloudEvents or in Dawdle.
+    pub fn with_attribute(mut self, name: &str, value: impl Into<String>) -> Result<Self> {
+        self.set_attribute(name, value.into())?;
+        Ok(self)
+    }
+
+    pub(crate) fn set_attribute(&mut self, name: &str, value: String) -> Result<()> {
+        let well_formed = (1..=64).contains(&name.len())
+            && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+        if !well_formed {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("attribute name `{name}`: a CloudEvents attribute has 1 to 64 lower-case letters and digits"),
+            ));
+        }
+        if RESERVED.contains(&name) || name.starts_with("dead") {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("attribute name `{name}` has a meaning of its own on the wire; choose another"),
+            ));
+        }
+        self.attributes.insert(name.to_owned(), Value::String(value));
+        Ok(())
+    }
+
+    /// The event's identity.
+    pub fn id(&self) -> EventId {
+        self.id
+    }
+
+    /// The event's name on the wire.
+    pub fn kind(&self) -> &str {
+        &self.kind
+    }
+
+    /// What signalled it: the CloudEvents source.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// When it was first signalled. Hops, retries and replays never change it.
+    pub fn signalled_at(&self) -> SystemTime {
+        self.time
+    }
+
+    /// When it is due; for a retry, when that is due.
+    pub fn due_at(&self) -> SystemTime {
+        self.due.unwrap_or(self.time)
+    }
+
+    /// When it expires, if it does.
+    pub fn expires_at(&self) -> Option<SystemTime> {
+        self.expires
+    }
+
+    /// The one handler that it is addressed to, if it is.
+    pub fn handler(&self) -> Option<&str> {
+        self.handler.as_deref()
+    }
+
+    /// The number of the attempt that comes next, from 1.
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// What deduplication goes by, if it was given.
+    pub fn key(&self) -> Option<&str> {
+        self.dedup_key.as_deref()
+    }
+
+    /// The fair-queue group, if it was given.
+    pub fn group(&self) -> Option<&str> {
+        self.group.as_deref()
+    }
+
+    /// The data as JSON text; `None` when there is none or it is binary.
+    pub fn data(&self) -> Option<&str> {
+        match &self.data {
+            Data::Json(json) => Some(json.get()),
+            Data::None | Data::Base64(_) => None,
+        }
+    }
+
+    /// An attribute of the application's, or of another producer's, that is text.
+    pub fn attribute(&self, name: &str) -> Option<&str> {
+        match name {
+            "traceparent" => self.traceparent.as_deref(),
+            "tracestate" => self.tracestate.as_deref(),
+            _ => self.attributes.get(name).and_then(Value::as_str),
+        }
+    }
+
+    /// The same event for the one handler `name`, whose attempt number `attempt` is due at `due`.
+    pub(crate) fn addressed(&self, name: &str, attempt: u32, due: Option<SystemTime>) -> Self {
+        Envelope {
+            handler: Some(name.to_owned()),
+            attempt,
+            due: due.map(whole_milliseconds).or(self.due),
+            unhandled_since: None,
+            ..self.clone()
+        }
+    }
+
+    pub(crate) fn is_expired(&self, now: SystemTime) -> bool {
+        self.expires.is_some_and(|expires| now > expires)
+    }
+}
+
+/// `time` as the wire keeps it: rounded up, so that nothing becomes due early.
+pub(crate) fn whole_milliseconds(time: SystemTime) -> SystemTime {
+    let Ok(since) = time.duration_since(SystemTime::UNIX_EPOCH) else { return SystemTime::UNIX_EPOCH };
+    let millis = since.as_nanos().div_ceil(1_000_000);
+    later(SystemTime::UNIX_EPOCH, Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX)))
+}

@@ -1,0 +1,317 @@
+//! The wire form: how an [`Envelope`] is written as a message body, and read back.
+//!
+//! A body is one CloudEvents 1.0 JSON object, or a JSON array of them (the CloudEvents batch
+//! format). The text is plain JSON unless it holds a character that SQS refuses, or is
+//! compressed; then it is base64. The first byte tells which: `{` and `[` begin plain text,
+//! anything else is base64, and what it decodes to is gzip if it begins with gzip's magic number.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{Read, Write};
+use std::time::SystemTime;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::envelope::{Data, Death, Envelope, UNDECODABLE};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::EventId;
+
+/// The most that a compressed body may unfold to, in bytes: 16 MiB.
+const MAX_UNFOLDED: u64 = 16 * 1024 * 1024;
+
+/// The two characters that JSON leaves as they are and SQS refuses
+/// (<https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html>).
+const REFUSED: [char; 2] = ['\u{FFFE}', '\u{FFFF}'];
+
+/// What a message body turned out to hold.
+#[derive(Debug)]
+pub(crate) enum Body {
+    One(Box<Envelope>),
+    Pack(Vec<Result<Envelope, Unreadable>>),
+    Unreadable(String),
+}
+
+/// One element of a pack that is no event.
+#[derive(Debug)]
+pub(crate) struct Unreadable {
+    pub(crate) text: String,
+    pub(crate) why: String,
+}
+
+/// Writes one envelope as a message body, compressed when it is longer than `compress_above` bytes.
+pub(crate) fn write(envelope: &Envelope, compress_above: Option<usize>) -> Result<String> {
+    let text = serde_json::to_string(envelope).map_err(|error| {
+        Error::new(
+            ErrorKind::Codec,
+            format!("event {} of kind `{}` cannot be written: {error}", envelope.id, envelope.kind),
+        )
+    })?;
+    if compress_above.is_some_and(|limit| text.len() > limit) {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        if gzip.write_all(text.as_bytes()).is_ok()
+            && let Ok(packed) = gzip.finish()
+        {
+            return Ok(BASE64.encode(packed));
+        }
+    }
+    if text.contains(REFUSED) {
+        return Ok(BASE64.encode(text));
+    }
+    Ok(text)
+}
+
+/// Reads a message body. `enqueued` stands in for the time of an event that names none.
+pub(crate) fn read(body: &str, enqueued: SystemTime) -> Body {
+    let text = body.trim_ascii();
+    match text.as_bytes().first() {
+        Some(b'{') => read_one(text, enqueued),
+        Some(b'[') => read_pack(text, enqueued),
+        Some(_) => match unfold(text) {
+            Ok(text) if text.trim_ascii_start().starts_with('[') => read_pack(&text, enqueued),
+            Ok(text) => read_one(&text, enqueued),
+            Err(why) => Body::Unreadable(why),
+        },
+        None => Body::Unreadable("the body is empty".into()),
+    }
+}
+
+fn read_one(text: &str, enqueued: SystemTime) -> Body {
+    match parse(text, enqueued) {
+        Ok(envelope) => Body::One(Box::new(envelope)),
+        Err(why) => Body::Unreadable(why),
+    }
+}
+
+fn read_pack(text: &str, enqueued: SystemTime) -> Body {
+    match serde_json::from_str::<Vec<&RawValue>>(text) {
+        Ok(parts) if parts.is_empty() => Body::Unreadable("the body is an empty JSON array".into()),
+        Ok(parts) => Body::Pack(
+            parts
+                .into_iter()
+                .map(|part| parse(part.get(), enqueued).map_err(|why| Unreadable { text: part.get().to_owned(), why }))
+                .collect(),
+        ),
+        Err(error) => Body::Unreadable(not_json(&error)),
+    }
+}
+
+fn parse(text: &str, enqueued: SystemTime) -> Result<Envelope, String> {
+    let parsed: Parsed = serde_json::from_str(text).map_err(|error| not_json(&error))?;
+    parsed.into_envelope(enqueued)
+}
+
+/// Where JSON broke off, without quoting it.
+fn not_json(error: &serde_json::Error) -> String {
+    format!("the body is not a JSON object (line {}, column {})", error.line(), error.column())
+}
+
+/// Undoes base64 and gzip.
+fn unfold(text: &str) -> Result<String, String> {
+    let bytes = BASE64.decode(text).map_err(|_| "the body is neither JSON nor base64".to_owned())?;
+    let bytes = if bytes.starts_with(&[0x1f, 0x8b]) {
+        let mut unfolded = Vec::new();
+        let mut gzip = flate2::read::GzDecoder::new(bytes.as_slice()).take(MAX_UNFOLDED + 1);
+        gzip.read_to_end(&mut unfolded).map_err(|_| "the body's gzip stream is broken".to_owned())?;
+        if unfolded.len() as u64 > MAX_UNFOLDED {
+            return Err(format!("the body unfolds to more than {MAX_UNFOLDED} bytes"));
+        }
+        unfolded
+    } else {
+        bytes
+    };
+    String::from_utf8(bytes).map_err(|_| "the body's base64 is not UTF-8 text".to_owned())
+}
+
+/// The body of a message that held no event, as the data of an envelope that dead letters can keep.
+pub(crate) fn wrap_undecodable(body: &str, source: &str, id: EventId, enqueued: SystemTime) -> Envelope {
+    let mut envelope = Envelope::bare(id, source, UNDECODABLE, enqueued);
+    envelope.data = Data::Base64(BASE64.encode(body));
+    envelope
+}
+
+/// The body that [`wrap_undecodable`] wrapped.
+pub(crate) fn unwrap_undecodable(envelope: &Envelope) -> Option<String> {
+    match &envelope.data {
+        Data::Base64(text) if envelope.kind == UNDECODABLE => String::from_utf8(BASE64.decode(text).ok()?).ok(),
+        _ => None,
+    }
+}
+
+/// A timestamp as RFC 3339 text in UTC.
+fn timestamp<E: serde::ser::Error>(time: SystemTime) -> Result<String, E> {
+    OffsetDateTime::from(time).format(&Rfc3339).map_err(E::custom)
+}
+
+impl Serialize for Envelope {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("specversion", "1.0")?;
+        map.serialize_entry("id", &self.id)?;
+        map.serialize_entry("source", &self.source)?;
+        map.serialize_entry("type", &self.kind)?;
+        map.serialize_entry("time", &timestamp::<S::Error>(self.time)?)?;
+        let mut text = |name: &str, value: &Option<String>| match value {
+            Some(value) => map.serialize_entry(name, value),
+            None => Ok(()),
+        };
+        text("datacontenttype", &self.content_type)?;
+        text("due", &self.due.map(timestamp::<S::Error>).transpose()?)?;
+        text("expires", &self.expires.map(timestamp::<S::Error>).transpose()?)?;
+        text("handler", &self.handler)?;
+        text("dedupkey", &self.dedup_key)?;
+        text("group", &self.group)?;
+        text("traceparent", &self.traceparent)?;
+        text("tracestate", &self.tracestate)?;
+        text("unhandledsince", &self.unhandled_since.map(timestamp::<S::Error>).transpose()?)?;
+        if let Some(death) = &self.death {
+            text("deadreason", &Some(death.reason.clone()))?;
+            text("deaderror", &death.error)?;
+            text("deadtime", &Some(timestamp::<S::Error>(death.time)?))?;
+            text("deadnode", &death.node)?;
+            text("deadversion", &death.version)?;
+        }
+        if self.attempt > 1 {
+            map.serialize_entry("attempt", &self.attempt)?;
+        }
+        if let Some(generation) = self.generation {
+            map.serialize_entry("generation", &generation)?;
+        }
+        for (name, value) in &self.attributes {
+            map.serialize_entry(name, value)?;
+        }
+        match &self.data {
+            Data::None => {}
+            Data::Json(json) => map.serialize_entry("data", json)?,
+            Data::Base64(text) => map.serialize_entry("data_base64", text)?,
+        }
+        map.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Envelope {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let parsed = Parsed::deserialize(deserializer)?;
+        parsed.into_envelope(SystemTime::now()).map_err(D::Error::custom)
+    }
+}
+
+/// A JSON object whose `data` is left as text.
+struct Parsed {
+    attributes: BTreeMap<String, Value>,
+    data: Option<Box<RawValue>>,
+}
+
+impl<'de> Deserialize<'de> for Parsed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Parsed;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a CloudEvents JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Parsed, A::Error> {
+                let mut parsed = Parsed { attributes: BTreeMap::new(), data: None };
+                while let Some(name) = map.next_key::<String>()? {
+                    if name == "data" {
+                        parsed.data = Some(map.next_value()?);
+                    } else {
+                        parsed.attributes.insert(name, map.next_value()?);
+                    }
+                }
+                Ok(parsed)
+            }
+        }
+        deserializer.deserialize_map(Object)
+    }
+}
+
+impl Parsed {
+    fn into_envelope(mut self, enqueued: SystemTime) -> Result<Envelope, String> {
+        match self.text("specversion")?.as_deref() {
+            Some("1.0") => {}
+            Some(_) => return Err("attribute `specversion` is not 1.0".into()),
+            None => return Err("not a CloudEvent: attribute `specversion` is missing".into()),
+        }
+        let id = self.required("id")?.parse::<EventId>().map_err(|error| error.to_string())?;
+        let source = self.required("source")?;
+        let kind = self.required("type")?;
+        let mut envelope = Envelope::bare(id, &source, &kind, enqueued);
+        if let Some(time) = self.time("time")? {
+            envelope.time = time;
+        }
+        envelope.content_type = self.text("datacontenttype")?;
+        envelope.due = self.time("due")?;
+        envelope.expires = self.time("expires")?;
+        envelope.handler = self.text("handler")?;
+        envelope.attempt = match self.number("attempt")? {
+            Some(attempt) => u32::try_from(attempt).unwrap_or(u32::MAX).max(1),
+            None => 1,
+        };
+        envelope.dedup_key = self.text("dedupkey")?;
+        envelope.group = self.text("group")?;
+        envelope.generation = self.number("generation")?;
+        envelope.traceparent = self.text("traceparent")?;
+        envelope.tracestate = self.text("tracestate")?;
+        envelope.unhandled_since = self.time("unhandledsince")?;
+        if let Some(reason) = self.text("deadreason")? {
+            envelope.death = Some(Death {
+                reason,
+                error: self.text("deaderror")?,
+                time: self.time("deadtime")?.unwrap_or(enqueued),
+                node: self.text("deadnode")?,
+                version: self.text("deadversion")?,
+            });
+        }
+        envelope.data = match (self.data, self.attributes.remove("data_base64")) {
+            (Some(json), _) => Data::Json(json),
+            (None, Some(Value::String(text))) => Data::Base64(text),
+            (None, Some(_)) => return Err("attribute `data_base64` is not text".into()),
+            (None, None) => Data::None,
+        };
+        envelope.attributes = self.attributes;
+        Ok(envelope)
+    }
+
+    fn required(&mut self, name: &str) -> Result<String, String> {
+        match self.text(name)? {
+            Some(text) if !text.is_empty() => Ok(text),
+            Some(_) => Err(format!("not a CloudEvent: attribute `{name}` is empty")),
+            None => Err(format!("not a CloudEvent: attribute `{name}` is missing")),
+        }
+    }
+
+    fn text(&mut self, name: &str) -> Result<Option<String>, String> {
+        match self.attributes.remove(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(format!("attribute `{name}` is not text")),
+        }
+    }
+
+    fn time(&mut self, name: &str) -> Result<Option<SystemTime>, String> {
+        let Some(text) = self.text(name)? else { return Ok(None) };
+        let time = OffsetDateTime::parse(&text, &Rfc3339)
+            .map_err(|_| format!("attribute `{name}` is not an RFC 3339 time"))?;
+        Ok(Some(SystemTime::from(time)))
+    }
+
+    /// A number, also as text: some producers' bindings write every attribute as text.
+    fn number(&mut self, name: &str) -> Result<Option<u64>, String> {
+        let number = match self.attributes.remove(name) {
+            None | Some(Value::Null) => return Ok(None),
+            Some(Value::String(text)) => text.parse().ok(),
+            Some(value) => value.as_u64(),
+        };
+        number.map(Some).ok_or_else(|| format!("attribute `{name}` is not a whole number"))
+    }
+}
