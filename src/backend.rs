@@ -74,6 +74,8 @@ pub struct Limits {
     pub delay_lane: bool,
     /// Whether there is a dead lane.
     pub dead_lane: bool,
+    /// Whether a `receive` that is dropped while it waits hides no message.
+    pub receive_cancels: bool,
 }
 
 impl Limits {
@@ -91,6 +93,7 @@ impl Limits {
             max_in_flight: None,
             delay_lane: true,
             dead_lane: true,
+            receive_cancels: true,
         }
     }
 
@@ -112,6 +115,7 @@ impl Limits {
             max_in_flight: Some(120_000),
             delay_lane: true,
             dead_lane: true,
+            receive_cancels: false,
         }
     }
 }
@@ -157,7 +161,7 @@ pub struct Delivery {
     pub receive_count: u32,
     /// When it was put on this lane, by the queue's clock.
     pub enqueued_at: SystemTime,
-    /// For how long it is leased, counted from when the receive was called.
+    /// For how long it is leased, counted from when the receive answered.
     pub lease: Duration,
 }
 

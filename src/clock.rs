@@ -65,6 +65,10 @@ impl Clock {
         Clock { offset_ms: Some(Arc::new(offset_ms)), ..self }
     }
 
+    pub(crate) fn is_virtual(&self) -> bool {
+        matches!(self.source, Source::Virtual(_))
+    }
+
     /// The wall time.
     pub fn now(&self) -> SystemTime {
         let now = match &self.source {

@@ -45,6 +45,11 @@ pub trait EventHandler: Sized + Send + Sync + 'static {
     fn into_registration(self) -> Registration;
 }
 
+tokio::task_local! {
+    /// The `Dawdle` that the current handler or test runs in.
+    pub(crate) static INSTANCE: Arc<dyn Any + Send + Sync>;
+}
+
 /// What one run of a handler is told about its event and its own situation.
 pub struct Context {
     pub(crate) envelope: Arc<Envelope>,

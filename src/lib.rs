@@ -2,22 +2,37 @@
 #![forbid(unsafe_code)]
 
 pub mod backend;
+mod batch;
 mod clock;
+mod delay;
+mod dispatcher;
 mod envelope;
 mod error;
 mod event;
+mod foreign;
 mod handler;
+mod lease;
+mod listener;
 mod middleware;
 mod outcome;
+pub mod reason;
+mod registry;
 mod retry;
+mod room;
+mod sender;
+mod settings;
+mod settle;
+mod shutdown;
 mod wire;
 
 pub use clock::{Clock, VirtualClock};
 pub use envelope::Envelope;
 pub use error::{BoxError, Error, ErrorKind, Result};
 pub use event::{Event, EventId, Place, TypedEvent};
+pub use foreign::RawMessage;
 pub use handler::{Context, EventHandler, Handler, Registration, State};
 pub use middleware::{Middleware, Next};
+pub use registry::HandlerInfo;
 pub use outcome::{Failure, FailureError, IntoOutcome, Outcome};
 pub use retry::Backoff;
 

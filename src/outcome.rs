@@ -83,7 +83,7 @@ impl Failure {
     /// }
     /// ```
     pub fn into_error(self) -> FailureError {
-        FailureError { directive: self.directive, error: self.error }
+        FailureError(Marker { directive: self.directive, error: self.error })
     }
 
     pub(crate) fn directive(&self) -> Directive {
@@ -108,18 +108,35 @@ impl Failure {
 
 /// A [`Failure`] that travels as a standard error; made by [`Failure::into_error`].
 #[derive(Debug)]
-pub struct FailureError {
+pub struct FailureError(Marker);
+
+/// What is found again by walking the causes. The error around it may itself be hidden from
+/// downcasting, as `anyhow`'s is; its cause is not.
+#[derive(Debug)]
+struct Marker {
     directive: Directive,
     error: BoxError,
 }
 
 impl fmt::Display for FailureError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.error, f)
+        self.0.fmt(f)
     }
 }
 
 impl StdError for FailureError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&self.0)
+    }
+}
+
+impl fmt::Display for Marker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.error, f)
+    }
+}
+
+impl StdError for Marker {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.error.source()
     }
@@ -131,7 +148,7 @@ impl<E: Into<BoxError>> From<E> for Failure {
         let error = error.into();
         let mut link: Option<&(dyn StdError + 'static)> = Some(&*error);
         while let Some(cause) = link {
-            if let Some(marker) = cause.downcast_ref::<FailureError>() {
+            if let Some(marker) = cause.downcast_ref::<Marker>() {
                 return Failure { directive: marker.directive, error };
             }
             link = cause.source();

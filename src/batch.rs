@@ -1,0 +1,290 @@
+//! Many small calls made as few batched requests: [`Batcher`].
+//!
+//! An item that comes while nothing is in the air goes out at once, or after the batcher's
+//! linger. While requests are in the air the next batch gathers; a full batch does not wait for
+//! them. Every item gets the answer to its own entry.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, oneshot};
+
+use crate::backend::BoxFuture;
+use crate::clock::{Clock, catch_panic};
+
+/// What a [`Batcher`] does with a batch.
+pub(crate) trait Work: Send + Sync + 'static {
+    type Item: Send + 'static;
+    type Answer: Send + 'static;
+
+    /// The most items, and the most bytes, of one request.
+    fn capacity(&self) -> (usize, usize);
+
+    /// An item's share of the bytes.
+    fn bytes(&self, item: &Self::Item) -> usize;
+
+    /// Makes the request. One answer for each item, in order.
+    fn run(&self, items: Vec<Self::Item>) -> BoxFuture<'_, Vec<Self::Answer>>;
+}
+
+/// When a batch goes out.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// How long an item may wait for company while nothing is in the air.
+    pub(crate) linger: Duration,
+    /// The most requests in the air at once.
+    pub(crate) at_once: usize,
+}
+
+/// Gathers items into batches. Holds at most what its callers are waiting for.
+pub(crate) struct Batcher<W: Work> {
+    shared: Arc<Shared<W>>,
+}
+
+struct Shared<W: Work> {
+    work: W,
+    clock: Clock,
+    pace: Pace,
+    queue: Mutex<Queue<W>>,
+    /// Woken when the last request has been answered and nothing waits.
+    empty: Notify,
+}
+
+struct Queue<W: Work> {
+    items: VecDeque<Waiting<W>>,
+    bytes: usize,
+    in_the_air: usize,
+    lingering: bool,
+    /// Nothing lingers any more: a drain is on.
+    hurry: bool,
+}
+
+struct Waiting<W: Work> {
+    item: W::Item,
+    bytes: usize,
+    answer: oneshot::Sender<W::Answer>,
+}
+
+impl<W: Work> Clone for Batcher<W> {
+    fn clone(&self) -> Self {
+        Batcher { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<W: Work> Batcher<W> {
+    pub(crate) fn new(work: W, clock: Clock, pace: Pace) -> Self {
+        let queue = Queue { items: VecDeque::new(), bytes: 0, in_the_air: 0, lingering: false, hurry: false };
+        Batcher { shared: Arc::new(Shared { work, clock, pace, queue: Mutex::new(queue), empty: Notify::new() }) }
+    }
+
+    /// Puts an item in line; the receiver yields its answer. Dropping the receiver leaves the
+    /// item in line. An answer that never comes (the request panicked) is a closed channel.
+    pub(crate) fn submit(&self, item: W::Item) -> oneshot::Receiver<W::Answer> {
+        let (answer, receiver) = oneshot::channel();
+        let bytes = self.shared.work.bytes(&item);
+        let mut queue = self.shared.lock();
+        queue.bytes += bytes;
+        queue.items.push_back(Waiting { item, bytes, answer });
+        self.start(queue);
+        receiver
+    }
+
+    /// Sends everything that waits, without linger, and waits for the answers.
+    pub(crate) async fn flush(&self) {
+        loop {
+            let empty = self.shared.empty.notified();
+            {
+                let mut queue = self.shared.lock();
+                if queue.items.is_empty() && queue.in_the_air == 0 {
+                    return;
+                }
+                queue.hurry = true;
+                self.start(queue);
+            }
+            empty.await;
+        }
+    }
+
+    /// Starts what should be in the air and is not.
+    fn start(&self, mut queue: MutexGuard<'_, Queue<W>>) {
+        let pace = self.shared.pace;
+        let idle = queue.in_the_air == 0 && !queue.items.is_empty();
+        let full = self.shared.is_full(&queue) && queue.in_the_air < pace.at_once;
+        if full || (idle && (pace.linger.is_zero() || queue.hurry)) {
+            queue.in_the_air += 1;
+            drop(queue);
+            let batcher = self.clone();
+            self.shared.clock.spawn(async move { batcher.work_off().await });
+        } else if idle && !queue.lingering {
+            queue.lingering = true;
+            drop(queue);
+            let batcher = self.clone();
+            self.shared.clock.spawn(async move {
+                batcher.shared.clock.sleep(batcher.shared.pace.linger).await;
+                {
+                    let mut queue = batcher.shared.lock();
+                    queue.lingering = false;
+                    if queue.items.is_empty() || queue.in_the_air >= batcher.shared.pace.at_once {
+                        return;
+                    }
+                    queue.in_the_air += 1;
+                }
+                batcher.work_off().await;
+            });
+        }
+    }
+
+    /// Sends batch after batch until nothing is left that should not wait; counts as one request
+    /// in the air.
+    async fn work_off(&self) {
+        let shared = &*self.shared;
+        loop {
+            let (items, answers) = shared.take();
+            if !items.is_empty() {
+                match catch_panic(shared.work.run(items)).await {
+                    Ok(results) => {
+                        for (answer, result) in answers.into_iter().zip(results) {
+                            let _ = answer.send(result);
+                        }
+                    }
+                    Err(panic) => tracing::error!("a batched request panicked: {panic}"),
+                }
+            }
+            let mut queue = shared.lock();
+            let alone = queue.in_the_air == 1 && !queue.items.is_empty();
+            if shared.is_full(&queue) || (alone && (shared.pace.linger.is_zero() || queue.hurry)) {
+                continue;
+            }
+            queue.in_the_air -= 1;
+            if queue.in_the_air == 0 && queue.items.is_empty() {
+                queue.hurry = false;
+                drop(queue);
+                shared.empty.notify_waiters();
+            } else {
+                self.start(queue);
+            }
+            return;
+        }
+    }
+}
+
+impl<W: Work> Shared<W> {
+    fn lock(&self) -> MutexGuard<'_, Queue<W>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_full(&self, queue: &Queue<W>) -> bool {
+        let (entries, bytes) = self.work.capacity();
+        queue.items.len() >= entries || (queue.bytes >= bytes && !queue.items.is_empty())
+    }
+
+    /// The next batch: as many as fit, at least one.
+    fn take(&self) -> (Vec<W::Item>, Vec<oneshot::Sender<W::Answer>>) {
+        let (max_entries, max_bytes) = self.work.capacity();
+        let mut queue = self.lock();
+        let (mut items, mut answers, mut total) = (Vec::new(), Vec::new(), 0);
+        while let Some(next) = queue.items.front() {
+            if items.len() >= max_entries || (!items.is_empty() && total + next.bytes > max_bytes) {
+                break;
+            }
+            total += next.bytes;
+            if let Some(waiting) = queue.items.pop_front() {
+                queue.bytes -= waiting.bytes;
+                items.push(waiting.item);
+                answers.push(waiting.answer);
+            }
+        }
+        (items, answers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::VirtualClock;
+    use std::time::SystemTime;
+
+    /// Takes 100 ms a request; answers each item with itself; remembers the batches.
+    struct Echo {
+        clock: Clock,
+        batches: Arc<Mutex<Vec<Vec<usize>>>>,
+    }
+
+    impl Work for Echo {
+        type Item = usize;
+        type Answer = usize;
+
+        fn capacity(&self) -> (usize, usize) {
+            (10, 100)
+        }
+
+        fn bytes(&self, item: &usize) -> usize {
+            *item
+        }
+
+        fn run(&self, items: Vec<usize>) -> BoxFuture<'_, Vec<usize>> {
+            Box::pin(async move {
+                self.clock.sleep(Duration::from_millis(100)).await;
+                self.batches.lock().unwrap().push(items.clone());
+                items
+            })
+        }
+    }
+
+    type Batches = Arc<Mutex<Vec<Vec<usize>>>>;
+
+    fn batcher(linger: u64, at_once: usize) -> (Batcher<Echo>, VirtualClock, Batches) {
+        let time = VirtualClock::new(SystemTime::UNIX_EPOCH);
+        let clock = Clock::from_virtual(time.clone());
+        let batches = Batches::default();
+        let work = Echo { clock: clock.clone(), batches: Arc::clone(&batches) };
+        (Batcher::new(work, clock, Pace { linger: Duration::from_millis(linger), at_once }), time, batches)
+    }
+
+    #[tokio::test]
+    async fn an_idle_caller_goes_out_at_once_and_the_next_batch_gathers_meanwhile() {
+        let (batcher, time, batches) = batcher(0, 4);
+        let answers: Vec<_> = (0..6).map(|_| batcher.submit(1)).collect();
+        time.advance(Duration::from_millis(100)).await;
+        // One request per submit would have made six.
+        assert!(batches.lock().unwrap().len() == 1);
+        time.advance(Duration::from_millis(100)).await;
+        for answer in answers {
+            assert_eq!(answer.await.unwrap(), 1);
+        }
+        assert_eq!(batches.lock().unwrap().iter().map(Vec::len).sum::<usize>(), 6);
+    }
+
+    #[tokio::test]
+    async fn full_batches_go_out_side_by_side_within_entries_and_bytes() {
+        let (batcher, time, batches) = batcher(0, 8);
+        for item in [60, 60, 60, 30, 10] {
+            drop(batcher.submit(item));
+        }
+        for _ in 0..30 {
+            drop(batcher.submit(0));
+        }
+        time.advance(Duration::from_millis(400)).await;
+        let batches = batches.lock().unwrap();
+        assert!(batches.iter().all(|batch| batch.len() <= 10 && batch.iter().sum::<usize>() <= 100), "{batches:?}");
+        assert_eq!(batches.iter().map(Vec::len).sum::<usize>(), 35);
+    }
+
+    #[tokio::test]
+    async fn with_a_linger_lone_items_share_a_request_and_a_flush_does_not_wait() {
+        let (batcher, time, batches) = batcher(50, 1);
+        drop(batcher.submit(1));
+        time.advance(Duration::from_millis(49)).await;
+        drop(batcher.submit(1));
+        time.advance(Duration::from_millis(101)).await;
+        assert_eq!(*batches.lock().unwrap(), [[1, 1]]);
+        drop(batcher.submit(2));
+        let flushing = batcher.clone();
+        let clock = Clock::from_virtual(time.clone());
+        let flush = clock.spawn(async move { flushing.flush().await });
+        time.advance(Duration::from_millis(100)).await;
+        flush.await.unwrap();
+        assert_eq!(batches.lock().unwrap().len(), 2);
+    }
+}

@@ -1,0 +1,610 @@
+//! From a delivery to what becomes of it: [`Dispatcher`].
+//!
+//! A body is read, each of its events decoded once and handed to its handlers, which run
+//! concurrently and fail independently. The result is a [`Verdict`]: what must be written before
+//! the delivery may be acked. Nothing here writes or settles; that is the
+//! listener's part.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::backend::Delivery;
+use crate::clock::{Clock, Latch, TaskError, catch_panic, later};
+use crate::delay::{self, HOLD};
+use crate::envelope::{Data, Death, Envelope};
+use crate::event::{self, Event, EventId};
+use crate::foreign::{Foreign, RawMessage};
+use crate::handler::{Context, INSTANCE, States};
+use crate::middleware::{ErasedMiddleware, Next};
+use crate::outcome::{Directive, Failure, Outcome};
+use crate::reason;
+use crate::registry::{Entry, Registry};
+use crate::room::Place;
+use crate::settings::Settings;
+use crate::shutdown::Stops;
+use crate::wire::{self, Body, Unreadable};
+
+/// The most of a handler's error that a dead letter keeps, in bytes.
+const MAX_ERROR: usize = 4096;
+
+/// An event that nobody here can handle is passed on after a second at first, and then after as
+/// long as it has been passed on already, up to this.
+const PASS_ON_AFTER: Duration = Duration::from_secs(1);
+const PASS_ON_AT_MOST: Duration = Duration::from_secs(900);
+
+/// What becomes of a delivery.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// These are written, then it is acked.
+    Finish(Vec<Write>),
+    /// Nothing of it was begun: it is given back.
+    GiveBack,
+}
+
+/// A message that stands for work which is not finished.
+#[derive(Debug)]
+pub(crate) enum Write {
+    /// To be handled from then on, or at once.
+    Again(Box<Envelope>, Option<SystemTime>),
+    /// To the dead letters, with the message attributes that it came with.
+    Dead(Box<Envelope>, BTreeMap<String, String>),
+}
+
+/// Told of runs; the test harness is one.
+pub(crate) trait Observer: Send + Sync {
+    /// A handler's run has ended.
+    fn ran(&self, handler: &str, event: &Arc<dyn Event>, id: EventId, outcome: &Outcome);
+    /// A handler could not run for want of a state.
+    fn lacks_state(&self, handler: &str, type_name: &str);
+}
+
+/// Reads deliveries and runs handlers. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Dispatcher(Arc<Shared>);
+
+struct Shared {
+    clock: Clock,
+    settings: Settings,
+    states: Arc<States>,
+    middleware: Vec<Arc<dyn ErasedMiddleware>>,
+    registry: RwLock<Arc<Registry>>,
+    permits: Arc<Semaphore>,
+    foreign: Option<Foreign>,
+    observer: Option<Arc<dyn Observer>>,
+    instance: OnceLock<Arc<dyn Any + Send + Sync>>,
+}
+
+/// What an envelope needs.
+enum Triage {
+    Run { event: Arc<dyn Event>, here: Vec<Arc<Entry>>, elsewhere: Vec<Arc<Entry>> },
+    Hold(SystemTime),
+    Write(Write),
+}
+
+/// How one handler's part of an event ended.
+#[derive(Debug)]
+enum End {
+    Done,
+    /// It is to run again: this attempt, at this time.
+    Again {
+        attempt: u32,
+        at: SystemTime,
+    },
+    Dead {
+        reason: String,
+        error: String,
+        attempt: u32,
+    },
+    /// It was not begun, or dropped by a shutdown.
+    NotRun {
+        attempt: u32,
+    },
+}
+
+impl Dispatcher {
+    pub(crate) fn new(
+        clock: Clock,
+        settings: Settings,
+        states: Arc<States>,
+        middleware: Vec<Arc<dyn ErasedMiddleware>>,
+        registry: Registry,
+        foreign: Option<Foreign>,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> Self {
+        Dispatcher(Arc::new(Shared {
+            clock,
+            permits: Arc::new(Semaphore::new(settings.concurrency)),
+            settings,
+            states,
+            middleware,
+            registry: RwLock::new(Arc::new(registry)),
+            foreign,
+            observer,
+            instance: OnceLock::new(),
+        }))
+    }
+
+    /// Says what handlers get as `cx.dawdle()`.
+    pub(crate) fn set_instance(&self, instance: Arc<dyn Any + Send + Sync>) {
+        let _ = self.0.instance.set(instance);
+    }
+
+    pub(crate) fn registry(&self) -> Arc<Registry> {
+        Arc::clone(&self.0.registry.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts another registry in place; what runs goes on as it was.
+    pub(crate) fn change_registry<T>(&self, change: impl FnOnce(&Registry) -> crate::Result<(Registry, T)>) -> crate::Result<T> {
+        let mut registry = self.0.registry.write().unwrap_or_else(PoisonError::into_inner);
+        let (changed, answer) = change(&registry)?;
+        *registry = Arc::new(changed);
+        Ok(answer)
+    }
+
+    pub(crate) fn states(&self) -> &States {
+        &self.0.states
+    }
+
+    /// Decides a delivery: reads it, waits until it is due, runs its handlers.
+    /// `lost` is raised when its lease is lost.
+    pub(crate) async fn decide(&self, delivery: &Delivery, place: &mut Place, lost: &Latch, stops: &Stops) -> Verdict {
+        if stops.begin.is_raised() {
+            return Verdict::GiveBack;
+        }
+        let body = wire::read(&delivery.body, delivery.enqueued_at);
+        if delivery.receive_count > self.0.settings.max_receives {
+            return Verdict::Finish(self.poison(body, delivery));
+        }
+        match body {
+            Body::One(envelope) => self.decide_one(*envelope, delivery, place, lost, stops).await,
+            Body::Pack(parts) if delivery.receive_count > 1 => Verdict::Finish(self.unpack(parts, delivery)),
+            Body::Pack(parts) => self.decide_pack(parts, delivery, lost, stops).await,
+            Body::Unreadable(why) => match self.adopt(delivery) {
+                Some(envelope) => self.decide_one(envelope, delivery, place, lost, stops).await,
+                None => Verdict::Finish(vec![self.undecodable(&delivery.body, &why, delivery)]),
+            },
+        }
+    }
+
+    async fn decide_one(
+        &self,
+        envelope: Envelope,
+        delivery: &Delivery,
+        place: &mut Place,
+        lost: &Latch,
+        stops: &Stops,
+    ) -> Verdict {
+        let envelope = Arc::new(envelope);
+        loop {
+            match self.triage(&envelope) {
+                Triage::Write(write) => return Verdict::Finish(vec![with_attributes(write, delivery)]),
+                Triage::Hold(due) if delay::until(self.0.clock.now(), due) > HOLD => {
+                    return Verdict::Finish(vec![Write::Again(Box::new((*envelope).clone()), Some(due))]);
+                }
+                Triage::Hold(due) => {
+                    place.step_aside();
+                    tokio::select! {
+                        () = self.0.clock.sleep_until(due) => {}
+                        () = stops.begin.raised() => return Verdict::GiveBack,
+                    }
+                }
+                Triage::Run { event, here, elsewhere } => {
+                    let writes = self.run_event(&envelope, &event, here, elsewhere, lost, stops).await;
+                    return writes.map_or(Verdict::GiveBack, Verdict::Finish);
+                }
+            }
+        }
+    }
+
+    /// A pack's events go side by side; one that cannot run now is written singly.
+    async fn decide_pack(
+        &self,
+        parts: Vec<Result<Envelope, Unreadable>>,
+        delivery: &Delivery,
+        lost: &Latch,
+        stops: &Stops,
+    ) -> Verdict {
+        let decide = async |part: Result<Envelope, Unreadable>| {
+            let envelope = match part {
+                Ok(envelope) => Arc::new(envelope),
+                Err(part) => return vec![self.undecodable(&part.text, &part.why, delivery)],
+            };
+            let singly = |due| vec![Write::Again(Box::new((*envelope).clone()), due)];
+            match self.triage(&envelope) {
+                Triage::Write(write) => vec![write],
+                Triage::Hold(due) => singly(Some(due)),
+                Triage::Run { event, here, elsewhere } => {
+                    let writes = self.run_event(&envelope, &event, here, elsewhere, lost, stops).await;
+                    writes.unwrap_or_else(|| singly(None))
+                }
+            }
+        };
+        let writes = futures_util::future::join_all(parts.into_iter().map(decide)).await;
+        Verdict::Finish(writes.into_iter().flatten().collect())
+    }
+
+    /// A pack that comes a second time: its events travel singly from here on.
+    fn unpack(&self, parts: Vec<Result<Envelope, Unreadable>>, delivery: &Delivery) -> Vec<Write> {
+        let write = |part| match part {
+            Ok(envelope) => {
+                let due = Envelope::due_at(&envelope);
+                Write::Again(Box::new(envelope), Some(due))
+            }
+            Err(Unreadable { text, why }) => self.undecodable(&text, &why, delivery),
+        };
+        parts.into_iter().map(write).collect()
+    }
+
+    /// A message that has been received too often without being settled.
+    fn poison(&self, body: Body, delivery: &Delivery) -> Vec<Write> {
+        let error = format!(
+            "received {} times without being settled: it may be killing its process (`max_receives` is {})",
+            delivery.receive_count, self.0.settings.max_receives
+        );
+        let dead = |envelope: Envelope| {
+            with_attributes(self.dead(envelope, reason::POISON, Some(error.clone())), delivery)
+        };
+        match body {
+            Body::One(envelope) => vec![dead(*envelope)],
+            Body::Pack(parts) => parts
+                .into_iter()
+                .map(|part| match part {
+                    Ok(envelope) => dead(envelope),
+                    Err(part) => self.undecodable(&part.text, &part.why, delivery),
+                })
+                .collect(),
+            Body::Unreadable(why) => vec![self.undecodable(&delivery.body, &why, delivery)],
+        }
+    }
+
+    /// A body that is no event.
+    fn undecodable(&self, body: &str, why: &str, delivery: &Delivery) -> Write {
+        let envelope = wire::wrap_undecodable(body, &self.0.settings.source, EventId::new(), delivery.enqueued_at);
+        with_attributes(self.dead(envelope, reason::UNDECODABLE, Some(why.to_owned())), delivery)
+    }
+
+    /// Asks the application what it makes of a body that is no event.
+    fn adopt(&self, delivery: &Delivery) -> Option<Envelope> {
+        let foreign = self.0.foreign.as_ref()?;
+        let raw = RawMessage::new(&delivery.body, &delivery.attributes);
+        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| foreign(&raw))) {
+            Ok(envelope) => envelope,
+            Err(panic) => {
+                tracing::error!(
+                    "`foreign` panicked on message {}: {}",
+                    delivery.message_id,
+                    crate::clock::panic_text(&*panic)
+                );
+                None
+            }
+        }
+    }
+
+    fn triage(&self, envelope: &Arc<Envelope>) -> Triage {
+        let now = self.0.clock.now();
+        if envelope.is_expired(now) {
+            return Triage::Write(self.dead((**envelope).clone(), reason::EXPIRED, None));
+        }
+        if let Some(due) = envelope.due
+            && due > now
+        {
+            return Triage::Hold(due);
+        }
+        let Some(kind) = event::canonical_kind(&envelope.kind) else {
+            let why = format!("no event of kind `{}` is linked in", envelope.kind);
+            return Triage::Write(self.pass_on(envelope, now, why));
+        };
+        let registry = self.registry();
+        let wanting = match &envelope.handler {
+            Some(name) => match registry.addressed(kind, name) {
+                Some(entry) if entry.run.is_some() => vec![entry],
+                _ => {
+                    let why = format!("no handler `{name}` of kind `{kind}` runs on this node");
+                    return Triage::Write(self.pass_on(envelope, now, why));
+                }
+            },
+            None => registry.wanting(kind),
+        };
+        // One that only catch-alls want may have a handler of its own in a newer build.
+        if envelope.handler.is_none() && wanting.iter().all(|entry| entry.wants_all()) {
+            let why = format!("no handler of its own for kind `{kind}` is linked in");
+            return Triage::Write(self.pass_on(envelope, now, why));
+        }
+        let null = serde_json::value::RawValue::NULL;
+        let data = match &envelope.data {
+            Data::Json(json) => &**json,
+            Data::None => null,
+            Data::Base64(_) => {
+                let why = format!("data of kind `{kind}` does not decode: it is binary");
+                return Triage::Write(self.pass_on(envelope, now, why));
+            }
+        };
+        match event::decode(kind, data) {
+            Ok(event) => {
+                let (here, elsewhere) = wanting.into_iter().partition(|entry| entry.run.is_some());
+                Triage::Run { event, here, elsewhere }
+            }
+            Err(error) => Triage::Write(self.pass_on(envelope, now, error.to_string())),
+        }
+    }
+
+    /// For another node, which may be of a newer build; for the dead letters after a time.
+    fn pass_on(&self, envelope: &Envelope, now: SystemTime, why: String) -> Write {
+        let mut envelope = envelope.clone();
+        let since = *envelope.unhandled_since.get_or_insert(now);
+        let so_far = delay::until(since, now);
+        if so_far >= self.0.settings.unknown_after {
+            return self.dead(envelope, reason::UNHANDLED, Some(why));
+        }
+        tracing::warn!(id = %envelope.id, kind = %envelope.kind, "passed on to another node: {why}");
+        let after = so_far.clamp(PASS_ON_AFTER, PASS_ON_AT_MOST);
+        Write::Again(Box::new(envelope), Some(later(now, after)))
+    }
+
+    fn dead(&self, mut envelope: Envelope, reason: &str, error: Option<String>) -> Write {
+        let settings = &self.0.settings;
+        tracing::warn!(id = %envelope.id, kind = %envelope.kind, handler = envelope.handler, reason, "dead-lettered");
+        envelope.death = Some(Death {
+            reason: truncated(reason.to_owned(), MAX_ERROR / 4),
+            error: error.map(|error| truncated(error, MAX_ERROR)),
+            time: self.0.clock.now(),
+            node: Some(settings.node.clone()),
+            version: settings.version.clone(),
+        });
+        Write::Dead(Box::new(envelope), BTreeMap::new())
+    }
+
+    /// Runs the handlers of one event. `None` when nothing of it was begun.
+    async fn run_event(
+        &self,
+        envelope: &Arc<Envelope>,
+        event: &Arc<dyn Event>,
+        here: Vec<Arc<Entry>>,
+        elsewhere: Vec<Arc<Entry>>,
+        lost: &Latch,
+        stops: &Stops,
+    ) -> Option<Vec<Write>> {
+        let siblings = Siblings { running: AtomicUsize::new(here.len()), none_runs: Latch::default() };
+        let runs = here.iter().map(|entry| self.run_handler(entry, envelope, event, lost, stops, &siblings));
+        let ends = futures_util::future::join_all(runs).await;
+        if ends.iter().all(|end| matches!(end, End::NotRun { .. })) {
+            return None;
+        }
+        let again = |entry: &Entry, attempt, at| Write::Again(Box::new(envelope.addressed(&entry.name, attempt, at)), at);
+        let mut writes: Vec<Write> = elsewhere.iter().map(|entry| again(entry, 1, None)).collect();
+        for (entry, end) in here.iter().zip(ends) {
+            match end {
+                End::Done => {}
+                End::Again { attempt, at } => writes.push(again(entry, attempt, Some(at))),
+                End::NotRun { attempt } => writes.push(again(entry, attempt, None)),
+                End::Dead { reason, error, attempt } => {
+                    let envelope = envelope.addressed(&entry.name, attempt, None);
+                    writes.push(self.dead(envelope, &reason, Some(error)));
+                }
+            }
+        }
+        Some(writes)
+    }
+
+    /// Runs the handlers of an event that is on no queue; yields what must be written of it.
+    pub(crate) async fn run_direct(&self, envelope: Envelope, stops: &Stops) -> crate::Result<Vec<Write>> {
+        let envelope = Arc::new(envelope);
+        match self.triage(&envelope) {
+            Triage::Run { event, here, elsewhere } => {
+                let lost = Latch::default();
+                let writes = self.run_event(&envelope, &event, here, elsewhere, &lost, stops).await;
+                Ok(writes.unwrap_or_else(|| vec![Write::Again(Box::new((*envelope).clone()), None)]))
+            }
+            Triage::Hold(due) => Ok(vec![Write::Again(Box::new((*envelope).clone()), Some(due))]),
+            Triage::Write(write) => Ok(vec![write]),
+        }
+    }
+
+    /// Runs one handler; while siblings of it still run, also its next tries.
+    async fn run_handler(
+        &self,
+        entry: &Arc<Entry>,
+        envelope: &Arc<Envelope>,
+        event: &Arc<dyn Event>,
+        lost: &Latch,
+        stops: &Stops,
+        siblings: &Siblings,
+    ) -> End {
+        let mut attempt = envelope.attempt;
+        loop {
+            let outcome = self.run_once(entry, envelope, event, attempt, lost, stops).await;
+            let Some(outcome) = outcome else {
+                siblings.one_stopped();
+                return End::NotRun { attempt };
+            };
+            let end = self.end_of(entry, envelope, attempt, outcome);
+            siblings.one_stopped();
+            let End::Again { attempt: next, at } = end else { return end };
+            if next == attempt {
+                // A snooze is not worth a lease.
+                return end;
+            }
+            tokio::select! {
+                biased;
+                () = siblings.none_runs.raised() => return end,
+                () = stops.begin.raised() => return end,
+                () = lost.raised() => return end,
+                () = self.0.clock.sleep_until(at) => {}
+            }
+            siblings.one_started();
+            attempt = next;
+        }
+    }
+
+    /// What an outcome means for its handler.
+    fn end_of(&self, entry: &Entry, envelope: &Envelope, attempt: u32, outcome: Outcome) -> End {
+        let Err(failure) = outcome else { return End::Done };
+        let now = self.0.clock.now();
+        let error = truncated(failure.message(), MAX_ERROR);
+        let (id, kind, handler) = (envelope.id, &envelope.kind, &entry.name);
+        match failure.directive() {
+            Directive::Discard => {
+                tracing::info!(%id, kind, %handler, attempt, "discarded: {error}");
+                End::Done
+            }
+            Directive::Snooze(span) => {
+                tracing::debug!(%id, kind, %handler, attempt, "snoozed for {span:?}");
+                End::Again { attempt, at: later(now, span) }
+            }
+            Directive::DeadLetter => End::Dead { reason: error.clone(), error, attempt },
+            Directive::Retry { .. } if attempt >= entry.attempts => {
+                End::Dead { reason: reason::ATTEMPTS.to_owned(), error, attempt }
+            }
+            Directive::Retry { after } => {
+                let pause = after.unwrap_or_else(|| entry.backoff.delay(attempt, fastrand::f64()));
+                tracing::warn!(%id, kind, %handler, attempt, attempts = entry.attempts, "failed, again in {pause:?}: {error}");
+                End::Again { attempt: attempt + 1, at: later(now, pause) }
+            }
+        }
+    }
+
+    /// One run in a task of its own, under its permits and its timeout. `None` when it was not
+    /// begun or was dropped by a shutdown.
+    async fn run_once(
+        &self,
+        entry: &Arc<Entry>,
+        envelope: &Arc<Envelope>,
+        event: &Arc<dyn Event>,
+        attempt: u32,
+        lost: &Latch,
+        stops: &Stops,
+    ) -> Option<Outcome> {
+        let shared = &self.0;
+        if let Some(need) = entry.missing.first() {
+            if let Some(observer) = &shared.observer {
+                observer.lacks_state(&entry.name, need.type_name);
+            }
+            return Some(Err(Failure::dead_letter(format!("no State<{}> was given", need.type_name))));
+        }
+        let permits = tokio::select! {
+            biased;
+            () = stops.begin.raised() => return None,
+            () = lost.raised() => return None,
+            permits = self.permits(entry) => permits?,
+        };
+        let handler = Arc::clone(entry.run.as_ref()?);
+        let cancelled = Latch::default();
+        let instance = shared.instance.get().cloned().unwrap_or_else(|| Arc::new(()));
+        let cx = Context {
+            envelope: Arc::clone(envelope),
+            handler: Arc::clone(&entry.name),
+            attempt,
+            attempts: entry.attempts,
+            clock: shared.clock.clone(),
+            states: Arc::clone(&shared.states),
+            cancelled: cancelled.clone(),
+            instance: Arc::clone(&instance),
+        };
+        let (dispatcher, running) = (self.clone(), Arc::clone(event));
+        let mut task = shared.clock.spawn_user(INSTANCE.scope(instance, async move {
+            // Given back when the run ends or is dropped, whichever way.
+            let _permits = permits;
+            Next::new(&dispatcher.0.middleware, &*handler).run(&cx, &*running).await
+        }));
+        let limit = shared.clock.sleep(entry.timeout);
+        tokio::pin!(limit);
+        let mut told = false;
+        let outcome = loop {
+            tokio::select! {
+                biased;
+                ended = &mut task => break match ended {
+                    Ok(outcome) => outcome,
+                    Err(TaskError::Panicked(text)) => Err(Failure::retry(format!("panicked: {text}"))),
+                    Err(TaskError::Aborted) => return None,
+                },
+                () = &mut limit => {
+                    task.abort();
+                    break Err(Failure::retry(format!("timed out after {:?}", entry.timeout)));
+                }
+                () = stops.abort.raised() => {
+                    task.abort();
+                    return None;
+                }
+                () = either(&stops.cancel, lost), if !told => {
+                    told = true;
+                    cancelled.raise();
+                }
+            }
+        };
+        if let Some(observer) = &shared.observer {
+            observer.ran(&entry.name, event, envelope.id, &outcome);
+        }
+        Some(outcome)
+    }
+
+    /// A handler's own permit first, so that waiting for it holds none of the node's.
+    async fn permits(&self, entry: &Entry) -> Option<(Option<OwnedSemaphorePermit>, OwnedSemaphorePermit)> {
+        let own = match &entry.limiter {
+            Some(limiter) => Some(Arc::clone(limiter).acquire_owned().await.ok()?),
+            None => None,
+        };
+        let of_node = Arc::clone(&self.0.permits).acquire_owned().await.ok()?;
+        Some((own, of_node))
+    }
+}
+
+/// The handlers of one event that are running now.
+struct Siblings {
+    running: AtomicUsize,
+    none_runs: Latch,
+}
+
+impl Siblings {
+    fn one_stopped(&self) {
+        if self.running.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.none_runs.raise();
+        }
+    }
+
+    fn one_started(&self) {
+        self.running.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+async fn either(a: &Latch, b: &Latch) {
+    tokio::select! {
+        () = a.raised() => {}
+        () = b.raised() => {}
+    }
+}
+
+fn with_attributes(write: Write, delivery: &Delivery) -> Write {
+    match write {
+        Write::Dead(envelope, _) => Write::Dead(envelope, delivery.attributes.clone()),
+        again @ Write::Again(..) => again,
+    }
+}
+
+/// The beginning of a text, of at most `limit` bytes.
+fn truncated(mut text: String, limit: usize) -> String {
+    if text.len() > limit {
+        let mut end = limit.saturating_sub(3);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+/// Runs `future`, so that a bug of ours in it ends one delivery and not the listener.
+pub(crate) async fn guarded<F: Future>(what: &str, future: F) -> Option<F::Output> {
+    match catch_panic(future).await {
+        Ok(output) => Some(output),
+        Err(panic) => {
+            tracing::error!("{what} panicked: {panic}");
+            None
+        }
+    }
+}

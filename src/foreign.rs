@@ -1,0 +1,47 @@
+//! Messages that other programs put on the queue: what `.foreign(..)` is given.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::envelope::Envelope;
+
+/// Makes an event of a message that is none, or declines.
+pub(crate) type Foreign = Arc<dyn Fn(&RawMessage<'_>) -> Option<Envelope> + Send + Sync>;
+
+/// A message whose body is no CloudEvent.
+#[derive(Clone, Copy)]
+pub struct RawMessage<'a> {
+    body: &'a str,
+    attributes: &'a BTreeMap<String, String>,
+}
+
+impl<'a> RawMessage<'a> {
+    pub(crate) fn new(body: &'a str, attributes: &'a BTreeMap<String, String>) -> Self {
+        RawMessage { body, attributes }
+    }
+
+    /// The body as it was sent.
+    pub fn body(&self) -> &'a str {
+        self.body
+    }
+
+    /// The message attributes whose values are text.
+    pub fn attributes(&self) -> &'a BTreeMap<String, String> {
+        self.attributes
+    }
+
+    /// One message attribute.
+    pub fn attribute(&self, name: &str) -> Option<&'a str> {
+        self.attributes.get(name).map(String::as_str)
+    }
+}
+
+impl fmt::Debug for RawMessage<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RawMessage")
+            .field("bytes", &self.body.len())
+            .field("attributes", &self.attributes.keys())
+            .finish_non_exhaustive()
+    }
+}

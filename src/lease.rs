@@ -1,0 +1,229 @@
+//! Keeping what was received leased until it is settled: [`Leases`].
+//!
+//! Every delivery, waiting or running, is in one table, by its message's id. A keeper sweeps the
+//! table a few times per lease and extends what has spent a third of its own, in batches. It runs
+//! on a thread of its own, so that a handler that blocks its thread starves no lease. A delivery
+//! leaves the table, any extension of it awaited, before it is settled: so nothing extends what
+//! has been given back.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use crate::backend::{Backend, Delivery, Lane, Receipt};
+use crate::clock::{Clock, Latch};
+use crate::error::ErrorKind;
+
+/// Sweeps per lease.
+const SWEEPS: u32 = 6;
+
+/// What an extension leaves free of the backend's longest lease.
+const WALL_MARGIN: Duration = Duration::from_secs(5);
+
+/// The table of leased deliveries.
+#[derive(Clone)]
+pub(crate) struct Leases(Arc<Shared>);
+
+struct Shared {
+    backend: Arc<dyn Backend>,
+    clock: Clock,
+    table: Mutex<HashMap<String, Lease>>,
+    /// Woken when the table is no longer empty, and when the keeper is to stop.
+    work: Notify,
+    /// Woken when extensions have been answered.
+    answered: Notify,
+}
+
+struct Lease {
+    lane: Lane,
+    receipt: Receipt,
+    span: Duration,
+    received: Instant,
+    ends: Instant,
+    /// An extension of it is under way.
+    extending: bool,
+    lost: Latch,
+}
+
+/// What [`Leases::insert`] found.
+pub(crate) enum Inserted {
+    /// It is new here; the latch is raised if its lease is lost.
+    New(Latch),
+    /// The same message is being worked on here: its lease ran out, and it came again. The table
+    /// has taken over the newer receipt.
+    Known,
+}
+
+impl Leases {
+    pub(crate) fn new(backend: Arc<dyn Backend>, clock: Clock) -> Self {
+        Leases(Arc::new(Shared {
+            backend,
+            clock,
+            table: Mutex::new(HashMap::new()),
+            work: Notify::new(),
+            answered: Notify::new(),
+        }))
+    }
+
+    /// Enters a delivery that was received just now.
+    pub(crate) fn insert(&self, lane: Lane, delivery: &Delivery) -> Inserted {
+        let now = self.0.clock.instant();
+        let mut table = self.0.lock();
+        let was_empty = table.is_empty();
+        if let Some(known) = table.get_mut(&delivery.message_id) {
+            known.receipt = delivery.receipt.clone();
+            known.received = now;
+            known.ends = now + delivery.lease;
+            return Inserted::Known;
+        }
+        let lost = Latch::default();
+        let lease = Lease {
+            lane,
+            receipt: delivery.receipt.clone(),
+            span: delivery.lease,
+            received: now,
+            ends: now + delivery.lease,
+            extending: false,
+            lost: lost.clone(),
+        };
+        table.insert(delivery.message_id.clone(), lease);
+        drop(table);
+        if was_empty {
+            self.0.work.notify_one();
+        }
+        Inserted::New(lost)
+    }
+
+    /// Takes a delivery out, once no extension of it is under way; yields its newest receipt.
+    pub(crate) async fn remove(&self, message_id: &str) -> Option<Receipt> {
+        loop {
+            let answered = self.0.answered.notified();
+            {
+                let mut table = self.0.lock();
+                if !table.get(message_id)?.extending {
+                    return table.remove(message_id).map(|lease| lease.receipt);
+                }
+            }
+            answered.await;
+        }
+    }
+
+    /// Extends leases until `stop`.
+    pub(crate) async fn keep(&self, stop: Latch) {
+        loop {
+            let next = {
+                let table = self.0.lock();
+                table.values().map(|lease| lease.span / SWEEPS).min()
+            };
+            match next {
+                Some(pause) => {
+                    if self.0.clock.timeout(pause, stop.raised()).await.is_some() {
+                        return;
+                    }
+                    self.sweep().await;
+                }
+                None => tokio::select! {
+                    () = self.0.work.notified() => {}
+                    () = stop.raised() => return,
+                },
+            }
+        }
+    }
+
+    /// Extends what has spent a third of its lease; gives up what can no longer be extended.
+    async fn sweep(&self) {
+        let now = self.0.clock.instant();
+        let limits = self.0.backend.limits();
+        let mut due: HashMap<(Lane, Duration), Vec<(String, Receipt)>> = HashMap::new();
+        let mut lost = Vec::new();
+        for (id, lease) in self.0.lock().iter_mut() {
+            if lease.lost.is_raised() {
+                continue;
+            }
+            if now >= lease.ends {
+                lost.push(lease.lost.clone());
+            } else if now + lease.span * 2 / 3 >= lease.ends
+                && let Some(span) = extension(lease, now, limits.max_lease)
+            {
+                lease.extending = true;
+                due.entry((lease.lane, span)).or_default().push((id.clone(), lease.receipt.clone()));
+            }
+        }
+        lost.iter().for_each(Latch::raise);
+        let batches = due.into_iter().flat_map(|((lane, span), leases)| {
+            let batches: Vec<_> = leases.chunks(limits.max_batch_entries.max(1)).map(<[_]>::to_vec).collect();
+            batches.into_iter().map(move |batch| self.extend(lane, span, batch))
+        });
+        futures_util::future::join_all(batches).await;
+    }
+
+    async fn extend(&self, lane: Lane, span: Duration, batch: Vec<(String, Receipt)>) {
+        let asked = self.0.clock.instant();
+        let receipts: Vec<Receipt> = batch.iter().map(|(_, receipt)| receipt.clone()).collect();
+        let extending = self.0.backend.extend(lane, &receipts, span);
+        // An answer that takes longer is no use: the next sweep asks again.
+        let answers = self.0.clock.timeout(span / 3, extending).await.unwrap_or_default();
+        let mut lost = Vec::new();
+        {
+            let mut table = self.0.lock();
+            for (at, (id, receipt)) in batch.iter().enumerate() {
+                let Some(lease) = table.get_mut(id) else { continue };
+                lease.extending = false;
+                match answers.get(at) {
+                    // A newer receive has set its own end.
+                    _ if lease.receipt != *receipt => {}
+                    Some(Ok(())) => lease.ends = asked + span,
+                    Some(Err(error)) if error.kind() == ErrorKind::LeaseLost => {
+                        tracing::warn!("the lease of message {id} is lost: {error}");
+                        lost.push(lease.lost.clone());
+                    }
+                    Some(Err(error)) => tracing::warn!("the lease of message {id} was not extended: {error}"),
+                    None => tracing::warn!("the lease of message {id} was not extended: no answer"),
+                }
+            }
+        }
+        lost.iter().for_each(Latch::raise);
+        self.0.answered.notify_waiters();
+    }
+
+    /// The ids of everything that is leased.
+    #[cfg(test)]
+    pub(crate) fn ids(&self) -> HashSet<String> {
+        self.0.lock().keys().cloned().collect()
+    }
+}
+
+/// By how much a lease can be extended now, if it can.
+fn extension(lease: &Lease, now: Instant, max_lease: Option<Duration>) -> Option<Duration> {
+    let Some(max_lease) = max_lease else { return Some(lease.span) };
+    let wall = (lease.received + max_lease).saturating_duration_since(now + WALL_MARGIN);
+    let span = Duration::from_secs(lease.span.min(wall).as_secs());
+    // Near the wall an extension would shorten the lease.
+    (now + span > lease.ends).then_some(span)
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Lease>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs [`Leases::keep`] on a thread of its own; under a virtual clock, as a task.
+pub(crate) fn start_keeper(leases: &Leases, stop: &Latch) {
+    let (leases, stop) = (leases.clone(), stop.clone());
+    let clock = leases.0.clock.clone();
+    if clock.is_virtual() {
+        clock.spawn(async move { leases.keep(stop).await });
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let thread = std::thread::Builder::new().name("dawdle-leases".into());
+    let fallback = (leases.clone(), stop.clone());
+    let started = runtime.and_then(|runtime| thread.spawn(move || runtime.block_on(leases.keep(stop))));
+    if let Err(error) = started {
+        tracing::error!("leases are kept without a thread of their own: {error}");
+        clock.spawn(async move { fallback.0.keep(fallback.1).await });
+    }
+}

@@ -1,0 +1,370 @@
+//! Taking deliveries off the queues and seeing each to its end: [`Listener`].
+//!
+//! ```text
+//!  message queue ─ receive ─► lease table ─► dispatcher ─ verdict ─► write ─► unlease ─► ack
+//!                    ▲                                                          (or release)
+//!                  room: concurrency + prefetch
+//!  delay queue ── look, every few minutes ──► forward, park or renew   (src/delay.rs)
+//! ```
+//!
+//! Receives run side by side while they come back full. An error makes a loop back off, never
+//! end. What is deliberately absent: deciding (the dispatcher's), the choice of a hop (`delay`'s).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use crate::backend::{Backend, Delivery, Lane, Outgoing};
+use crate::clock::{Clock, Latch, jittered};
+use crate::delay::{self, Hop, Parked};
+use crate::dispatcher::{Dispatcher, Verdict, Write, guarded};
+use crate::error::{ErrorKind, Result};
+use crate::lease::{self, Inserted, Leases};
+use crate::retry::Backoff;
+use crate::room::{Place, Room};
+use crate::sender::{Parcel, Sender};
+use crate::settings::Settings;
+use crate::settle::Settler;
+use crate::shutdown::{InFlight, Work};
+use crate::wire::{self, Body};
+
+/// Between failed receives.
+const AFTER_ERRORS: Backoff = Backoff::exponential(Duration::from_millis(200), Duration::from_secs(5));
+
+/// Between tries of a write that must come before an ack.
+const WRITE_AGAIN: Backoff = Backoff::exponential(Duration::from_secs(1), Duration::from_secs(30));
+
+/// So many messages found in one look at the delay queue make its in-flight count worth a request.
+const A_CROWD: u64 = 100;
+
+/// Everything that a listener works with. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Engine {
+    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) clock: Clock,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) dispatcher: Dispatcher,
+    pub(crate) sender: Sender,
+    pub(crate) settler: Settler,
+    pub(crate) leases: Leases,
+}
+
+/// A running listener.
+pub(crate) struct Listener {
+    engine: Engine,
+    work: Work,
+    /// The loops that are receiving or looking.
+    loops: InFlight,
+    /// How many of them receive messages.
+    receivers: AtomicUsize,
+    room: Room,
+    /// Stops the keeper of leases: after everything else.
+    unleased: Latch,
+}
+
+impl Listener {
+    /// Starts receiving. Must be called within a tokio runtime.
+    pub(crate) fn start(engine: Engine) -> Arc<Self> {
+        let settings = &engine.settings;
+        let unleased = Latch::default();
+        lease::start_keeper(&engine.leases, &unleased);
+        let listener = Arc::new(Listener {
+            work: Work::default(),
+            loops: InFlight::default(),
+            receivers: AtomicUsize::new(0),
+            room: Room::new(settings.concurrency, settings.prefetch, settings.max_held),
+            unleased,
+            engine,
+        });
+        listener.add_receiver();
+        let limits = listener.engine.backend.limits();
+        if limits.delay_lane && limits.max_delay.is_some() {
+            let (looking, guard) = (Arc::clone(&listener), listener.loops.guard());
+            listener.engine.clock.spawn(async move {
+                let _guard = guard;
+                looking.look_at_delays().await;
+            });
+        }
+        listener
+    }
+
+    /// Stops receiving, and sees what was received to its end, within `timeout`.
+    pub(crate) async fn drain(&self, timeout: Duration) {
+        let (clock, start) = (&self.engine.clock, self.engine.clock.instant());
+        self.work.stops.begin.raise();
+        let drained = self.work.drain(clock, timeout);
+        futures_util::future::join(drained, clock.timeout(timeout, self.loops.none())).await;
+        // A receive that was awaited may have brought more, to be given back.
+        let left = timeout.saturating_sub(clock.instant().saturating_duration_since(start));
+        clock.timeout(left, self.work.busy.none()).await;
+        self.unleased.raise();
+    }
+
+    fn add_receiver(self: &Arc<Self>) {
+        self.receivers.fetch_add(1, Ordering::AcqRel);
+        let (listener, guard) = (Arc::clone(self), self.loops.guard());
+        self.engine.clock.spawn(async move {
+            let _guard = guard;
+            listener.receive_messages().await;
+        });
+    }
+
+    /// Whether there is another loop that receives; if so, the caller ends.
+    fn is_one_too_many(&self) -> bool {
+        let fewer = |receivers: usize| (receivers > 1).then(|| receivers - 1);
+        self.receivers.fetch_update(Ordering::AcqRel, Ordering::Acquire, fewer).is_ok()
+    }
+
+    /// One of the loops that receive. Another is started while they come back full; one that
+    /// does not, and is not the last, ends.
+    async fn receive_messages(self: &Arc<Self>) {
+        let stop = &self.work.stops.begin;
+        let max = self.engine.backend.limits().max_batch_entries;
+        let mut errors = 0;
+        while !stop.is_raised() {
+            let Some(room) = self.room_for(max).await else { return };
+            let (asked, start) = (room.len(), self.engine.clock.instant());
+            let received = tokio::select! {
+                biased;
+                received = guarded("a receive", self.engine.backend.receive(Lane::Message, asked)) => received,
+                () = self.poll_is_over() => return,
+            };
+            match received.unwrap_or_else(|| Ok(Vec::new())) {
+                Ok(deliveries) => {
+                    errors = 0;
+                    let full = deliveries.len() >= asked;
+                    if full {
+                        self.room.received(self.engine.clock.instant().saturating_duration_since(start));
+                    }
+                    for (delivery, place) in deliveries.into_iter().zip(room) {
+                        self.take_in(delivery, place);
+                    }
+                    if full && asked == max {
+                        if self.receivers.load(Ordering::Acquire) < self.engine.settings.max_receives_at_once {
+                            self.add_receiver();
+                        }
+                    } else if !full && self.is_one_too_many() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    errors += 1;
+                    let pause = AFTER_ERRORS.delay(errors, fastrand::f64());
+                    tracing::warn!("receiving failed {errors} times in a row, again in {pause:?}: {error}");
+                    if self.engine.clock.timeout(pause, stop.raised()).await.is_some() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Room for one message at least and `max` at most; `None` when the listener stops.
+    async fn room_for(&self, max: usize) -> Option<Vec<Place>> {
+        let first = tokio::select! {
+            biased;
+            () = self.work.stops.begin.raised() => return None,
+            first = self.room.place() => first?,
+        };
+        let more = std::iter::from_fn(|| self.room.try_place());
+        Some(std::iter::once(first).chain(more.take(max.saturating_sub(1))).collect())
+    }
+
+    /// When a receive that is under way is to be dropped: at once where that hides nothing, else
+    /// when the handlers have ended, and after two seconds at least (messages that come later
+    /// stay hidden until their lease ends).
+    async fn poll_is_over(&self) {
+        self.work.stops.begin.raised().await;
+        if !self.engine.backend.limits().receive_cancels {
+            self.engine.clock.sleep(Duration::from_secs(2)).await;
+            self.work.busy.none().await;
+        }
+    }
+
+    /// Starts the work on one delivery.
+    fn take_in(self: &Arc<Self>, delivery: Delivery, place: Place) {
+        let Inserted::New(lost) = self.engine.leases.insert(Lane::Message, &delivery) else {
+            tracing::debug!("message {} came again while it is worked on here", delivery.message_id);
+            return;
+        };
+        let (listener, guard) = (Arc::clone(self), self.work.busy.guard());
+        self.engine.clock.spawn(async move {
+            let _guard = guard;
+            guarded("the work on a message", listener.work_on(delivery, lost, place)).await;
+            listener.room.finished(listener.engine.clock.instant());
+        });
+    }
+
+    async fn work_on(&self, delivery: Delivery, lost: Latch, mut place: Place) {
+        let id = delivery.message_id.as_str();
+        let engine = &self.engine;
+        if engine.settler.is_finished(id) {
+            if let Some(receipt) = engine.leases.remove(id).await {
+                engine.settler.ack(Lane::Message, id, receipt).await;
+            }
+            return;
+        }
+        let decided = engine.dispatcher.decide(&delivery, &mut place, &lost, &self.work.stops);
+        match decided.await {
+            Verdict::GiveBack => {
+                if let Some(receipt) = engine.leases.remove(id).await
+                    && !lost.is_raised()
+                {
+                    engine.settler.release(Lane::Message, id, receipt, Duration::ZERO).await;
+                }
+            }
+            Verdict::Finish(writes) if lost.is_raised() => {
+                // The message is somebody else's by now, or will be: what failed here fails or
+                // succeeds there. What is done here need not be done again here.
+                if writes.is_empty() {
+                    engine.settler.remember(id);
+                }
+                engine.leases.remove(id).await;
+            }
+            Verdict::Finish(writes) => {
+                let written = self.write_all(writes, &delivery, &lost).await;
+                let receipt = engine.leases.remove(id).await;
+                if let (true, Some(receipt)) = (written, receipt) {
+                    engine.settler.ack(Lane::Message, id, receipt).await;
+                }
+            }
+        }
+    }
+
+    /// Writes everything that must be safe before the delivery is acked. `false` when that was
+    /// not possible within the lease: the delivery will come again.
+    async fn write_all(&self, writes: Vec<Write>, delivery: &Delivery, lost: &Latch) -> bool {
+        let writes = writes.into_iter().map(|write| self.write(write, delivery, lost));
+        futures_util::future::join_all(writes).await.into_iter().all(|written| written)
+    }
+
+    async fn write(&self, write: Write, delivery: &Delivery, lost: &Latch) -> bool {
+        let mut parcel = match self.engine.parcel(&write, delivery) {
+            Ok(parcel) => parcel,
+            Err(error) => {
+                tracing::error!("message {} stays on the queue: {error}", delivery.message_id);
+                return false;
+            }
+        };
+        let mut tries = 0;
+        loop {
+            let Err(error) = self.engine.sender.send(parcel.clone()).await else { return true };
+            tries += 1;
+            if error.kind() == ErrorKind::TooLarge && parcel.lane == Lane::Dead && parcel.outgoing.body != delivery.body {
+                // The message itself fitted; it is moved as it is.
+                parcel.outgoing = as_it_came(delivery);
+                continue;
+            }
+            let pause = WRITE_AGAIN.delay(tries, fastrand::f64());
+            tracing::warn!(
+                "message {} cannot be finished: writing to the {} failed {tries} times, again in {pause:?}: {error}",
+                delivery.message_id,
+                parcel.lane
+            );
+            tokio::select! {
+                () = self.engine.clock.sleep(pause) => {}
+                () = lost.raised() => return false,
+                () = self.work.stops.abort.raised() => return false,
+            }
+        }
+    }
+
+    /// Looks at the delay queue every few minutes, and drains it while it answers.
+    async fn look_at_delays(&self) {
+        let stop = &self.work.stops.begin;
+        let mut errors = 0;
+        while !stop.is_raised() {
+            let looked = guarded("a look at the delay queue", self.drain_delays()).await;
+            let pause = match looked {
+                Some(Ok(())) => {
+                    errors = 0;
+                    jittered(self.engine.settings.delay_poll)
+                }
+                Some(Err(error)) => {
+                    errors += 1;
+                    let pause = AFTER_ERRORS.delay(errors, fastrand::f64());
+                    tracing::warn!("the look at the delay queue failed {errors} times in a row, again in {pause:?}: {error}");
+                    pause
+                }
+                None => jittered(self.engine.settings.delay_poll),
+            };
+            if self.engine.clock.timeout(pause, stop.raised()).await.is_some() {
+                return;
+            }
+        }
+    }
+
+    async fn drain_delays(&self) -> Result<()> {
+        let engine = &self.engine;
+        let limits = engine.backend.limits();
+        let (mut seen, mut counted_at, mut in_flight) = (0, 0, 0);
+        while !self.work.stops.begin.is_raised() {
+            let received = engine.clock.now();
+            let found = engine.backend.browse(Lane::Delay, limits.max_batch_entries, limits.lease).await?;
+            if found.is_empty() {
+                return Ok(());
+            }
+            seen += found.len() as u64;
+            if seen >= counted_at + A_CROWD {
+                counted_at = seen;
+                in_flight = engine.backend.inspect(Lane::Delay).await?.in_flight;
+            }
+            let hops = found.into_iter().map(|delivery| self.hop(delivery, received, in_flight));
+            futures_util::future::join_all(hops).await;
+        }
+        Ok(())
+    }
+
+    /// One hop of one message. If it fails the message stays, and is seen again after its lease.
+    async fn hop(&self, delivery: Delivery, received: SystemTime, in_flight: u64) {
+        let engine = &self.engine;
+        let (due, group) = match wire::read(&delivery.body, delivery.enqueued_at) {
+            Body::One(envelope) => (envelope.due, envelope.group),
+            Body::Pack(parts) => parts.into_iter().flatten().fold((None, None), |(due, group), envelope| {
+                (due.into_iter().chain(envelope.due).min(), group.or(envelope.group))
+            }),
+            Body::Unreadable(_) => (None, None),
+        };
+        let now = engine.clock.now();
+        let parked = Parked { due: due.unwrap_or(now), enqueued: delivery.enqueued_at, received };
+        let hop = delay::next_hop(now, parked, in_flight, &engine.backend.limits());
+        let lane = match hop {
+            Hop::Park(span) => {
+                engine.settler.release(Lane::Delay, &delivery.message_id, delivery.receipt, span).await;
+                return;
+            }
+            Hop::Forward => Lane::Message,
+            Hop::Renew => Lane::Delay,
+        };
+        let outgoing = Outgoing { group, ..as_it_came(&delivery) };
+        let parcel = Parcel { lane, outgoing, not_before: due };
+        match engine.sender.send(parcel).await {
+            Ok(()) => engine.settler.ack(Lane::Delay, &delivery.message_id, delivery.receipt).await,
+            Err(error) => {
+                tracing::warn!("message {} stays on the delay queue, to be seen again: {error}", delivery.message_id);
+            }
+        }
+    }
+}
+
+impl Engine {
+    /// The message that a write stands for.
+    pub(crate) fn parcel(&self, write: &Write, delivery: &Delivery) -> Result<Parcel> {
+        match write {
+            Write::Again(envelope, not_before) => self.sender.parcel(envelope, *not_before),
+            Write::Dead(envelope, attributes) => {
+                let parcel = self.sender.dead_parcel(envelope, attributes.clone())?;
+                let too_large = parcel.outgoing.bytes() > self.backend.limits().max_message_bytes;
+                if too_large && wire::unwrap_undecodable(envelope).as_deref() == Some(delivery.body.as_str()) {
+                    return Ok(Parcel { outgoing: as_it_came(delivery), ..parcel });
+                }
+                Ok(parcel)
+            }
+        }
+    }
+}
+
+/// A message with the body and attributes of a delivery.
+fn as_it_came(delivery: &Delivery) -> Outgoing {
+    Outgoing { body: delivery.body.clone(), attributes: delivery.attributes.clone(), ..Outgoing::default() }
+}

@@ -1,0 +1,15 @@
+//! Why Dawdle itself dead-letters an event: the values of
+//! [`DeadLetter::reason`](crate::DeadLetter::reason). A handler's own
+//! [`Failure::dead_letter`](crate::Failure::dead_letter) gives its own text instead.
+
+/// Every attempt has failed.
+pub const ATTEMPTS: &str = "attempts";
+/// It was taken after it had expired.
+pub const EXPIRED: &str = "expired";
+/// No node could handle it for as long as `unknown_after` says: an unknown kind, data that does
+/// not decode, or no handler of its own.
+pub const UNHANDLED: &str = "unhandled";
+/// The body is no event.
+pub const UNDECODABLE: &str = "undecodable";
+/// It was received time and again without being settled.
+pub const POISON: &str = "poison";

@@ -1,0 +1,147 @@
+//! How many messages a listener may hold at once: [`Room`].
+//!
+//! Permits count running handlers; beyond those, messages are received ahead so that no handler
+//! waits for the network: twice as many as the node finishes during one receive, within bounds. A
+//! message that is held until it is due steps aside and leaves its place to another.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// The least that is received ahead.
+const LEAST_AHEAD: usize = 10;
+
+/// Over how long the rate is measured.
+const WINDOW: Duration = Duration::from_millis(500);
+
+/// The places for received messages.
+pub(crate) struct Room {
+    places: Arc<Semaphore>,
+    aside: Arc<Semaphore>,
+    concurrency: usize,
+    max_ahead: usize,
+    pace: Mutex<Pace>,
+}
+
+/// What the size is worked out from.
+struct Pace {
+    size: usize,
+    window: Option<Instant>,
+    finished: u32,
+    per_second: f64,
+    latency: Duration,
+}
+
+impl Room {
+    /// Room for `concurrency` running handlers, up to `max_ahead` messages beyond them, and
+    /// `max_aside` that are held until they are due.
+    pub(crate) fn new(concurrency: usize, max_ahead: usize, max_aside: usize) -> Self {
+        let size = concurrency + LEAST_AHEAD.min(max_ahead);
+        Room {
+            places: Arc::new(Semaphore::new(size)),
+            aside: Arc::new(Semaphore::new(max_aside)),
+            concurrency,
+            max_ahead,
+            pace: Mutex::new(Pace { size, window: None, finished: 0, per_second: 0.0, latency: Duration::ZERO }),
+        }
+    }
+
+    /// Waits for a place. Cancel-safe.
+    pub(crate) async fn place(&self) -> Option<Place> {
+        let place = Arc::clone(&self.places).acquire_owned().await.ok()?;
+        Some(self.as_place(place))
+    }
+
+    /// A place, if there is one now.
+    pub(crate) fn try_place(&self) -> Option<Place> {
+        Arc::clone(&self.places).try_acquire_owned().ok().map(|place| self.as_place(place))
+    }
+
+    fn as_place(&self, place: OwnedSemaphorePermit) -> Place {
+        Place { held: Some(place), aside: Arc::clone(&self.aside) }
+    }
+
+    /// Notes that a message has come to its end.
+    pub(crate) fn finished(&self, now: Instant) {
+        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        pace.finished += 1;
+        let start = *pace.window.get_or_insert(now);
+        let span = now.saturating_duration_since(start);
+        if span >= WINDOW {
+            pace.per_second = f64::from(pace.finished) / span.as_secs_f64();
+            pace.finished = 0;
+            pace.window = Some(now);
+            self.resize(&mut pace);
+        }
+    }
+
+    /// Notes how long a receive took that found as many messages as it asked for, so that none of
+    /// it was waiting.
+    pub(crate) fn received(&self, took: Duration) {
+        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        pace.latency = if pace.latency.is_zero() { took } else { (pace.latency * 7 + took) / 8 };
+    }
+
+    fn resize(&self, pace: &mut Pace) {
+        let ahead = (2.0 * pace.per_second * pace.latency.as_secs_f64()).ceil() as usize;
+        let wanted = self.concurrency + ahead.clamp(LEAST_AHEAD.min(self.max_ahead), self.max_ahead);
+        if wanted > pace.size {
+            self.places.add_permits(wanted - pace.size);
+            pace.size = wanted;
+        } else {
+            pace.size -= self.places.forget_permits(pace.size - wanted);
+        }
+    }
+}
+
+/// One received message's place, until it is dropped.
+pub(crate) struct Place {
+    held: Option<OwnedSemaphorePermit>,
+    aside: Arc<Semaphore>,
+}
+
+impl Place {
+    /// Leaves the place to another while this message is held until it is due. If too many are
+    /// held already, it keeps it.
+    pub(crate) fn step_aside(&mut self) {
+        if let Ok(aside) = Arc::clone(&self.aside).try_acquire_owned() {
+            self.held = Some(aside);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn prefetch_follows_rate_times_latency_within_its_bounds() {
+        let room = Room::new(4, 100, 1);
+        let start = Instant::now();
+        assert_eq!(room.places.available_permits(), 14);
+        room.received(Duration::from_millis(50));
+        for n in 0..=1000u32 {
+            room.finished(start + Duration::from_micros(500) * n);
+        }
+        // About 2,000 a second x 50 ms x 2 would be 200.
+        assert_eq!(room.places.available_permits(), 104);
+        for n in 0..=10u32 {
+            room.finished(start + Duration::from_secs(1) * (n + 1));
+        }
+        assert_eq!(room.places.available_permits(), 14);
+    }
+
+    #[tokio::test]
+    async fn held_messages_leave_their_places_to_others_up_to_a_bound() {
+        let room = Room::new(1, 0, 1);
+        let mut first = room.place().await.unwrap();
+        first.step_aside();
+        let mut second = room.try_place().unwrap();
+        second.step_aside();
+        assert!(room.try_place().is_none());
+        drop(first);
+        second.step_aside();
+        assert!(room.try_place().is_some());
+    }
+}

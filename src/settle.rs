@@ -1,0 +1,166 @@
+//! Ending deliveries: acks and releases in batches, and the memory of what could not be deleted.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::backend::{Backend, BoxFuture, Lane, Receipt, Settle, Settlement};
+use crate::batch::{Batcher, Pace, Work};
+use crate::clock::Clock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::retry::Backoff;
+use crate::settings::Settings;
+
+/// Settle requests under way at once, per lane.
+const AT_ONCE: usize = 16;
+
+/// Tries of one ack. A message that stays comes again and is deleted on sight.
+const TRIES: u32 = 5;
+const TRY_AGAIN: Backoff = Backoff::exponential(Duration::from_millis(100), Duration::from_secs(2));
+
+/// Settles deliveries of every lane.
+#[derive(Clone)]
+pub(crate) struct Settler {
+    clock: Clock,
+    lanes: [Batcher<SettleWork>; 3],
+    finished: Arc<Mutex<Remembered>>,
+}
+
+impl Settler {
+    pub(crate) fn new(backend: Arc<dyn Backend>, clock: Clock, settings: &Settings) -> Self {
+        let pace = Pace { linger: settings.ack_linger, at_once: AT_ONCE };
+        let lanes = Lane::ALL
+            .map(|lane| Batcher::new(SettleWork { backend: Arc::clone(&backend), lane }, clock.clone(), pace));
+        let finished = Arc::new(Mutex::new(Remembered::new(settings.remembered_ids)));
+        Settler { clock, lanes, finished }
+    }
+
+    /// Deletes a message whose work is done. If that fails, its id is remembered.
+    pub(crate) async fn ack(&self, lane: Lane, message_id: &str, receipt: Receipt) {
+        for attempt in 1..=TRIES {
+            let error = match self.settle(lane, receipt.clone(), Settlement::Ack).await {
+                Ok(()) => {
+                    self.finished().forget(message_id);
+                    return;
+                }
+                Err(error) => error,
+            };
+            self.remember(message_id);
+            if !error.is_transient() || attempt == TRIES {
+                tracing::warn!("message {message_id} is handled but could not be deleted; it will be on sight: {error}");
+                return;
+            }
+            self.clock.sleep(TRY_AGAIN.delay(attempt, fastrand::f64())).await;
+        }
+    }
+
+    /// Gives a message back, to be received again after `delay`. A failure leaves it to the end of
+    /// its lease.
+    pub(crate) async fn release(&self, lane: Lane, message_id: &str, receipt: Receipt, delay: Duration) {
+        if let Err(error) = self.settle(lane, receipt, Settlement::ReleaseAfter(delay)).await {
+            tracing::warn!("message {message_id} was not given back; its lease will end by itself: {error}");
+        }
+    }
+
+    async fn settle(&self, lane: Lane, receipt: Receipt, how: Settlement) -> Result<()> {
+        let answer = self.lanes[lane as usize].submit(Settle { receipt, how });
+        answer.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Unavailable, "the request broke off")))
+    }
+
+    /// Remembers a message as finished, to be deleted on sight.
+    pub(crate) fn remember(&self, message_id: &str) {
+        self.finished().insert(message_id);
+    }
+
+    /// Whether the message is one that is finished and could not be deleted.
+    pub(crate) fn is_finished(&self, message_id: &str) -> bool {
+        self.finished().ids.contains(message_id)
+    }
+
+    /// Sends everything that waits, and waits for the answers.
+    pub(crate) async fn flush(&self) {
+        for lane in &self.lanes {
+            lane.flush().await;
+        }
+    }
+
+    fn finished(&self) -> std::sync::MutexGuard<'_, Remembered> {
+        self.finished.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Message ids, the oldest forgotten when there are too many.
+struct Remembered {
+    ids: HashSet<String>,
+    order: VecDeque<String>,
+    limit: usize,
+}
+
+impl Remembered {
+    fn new(limit: usize) -> Self {
+        Remembered { ids: HashSet::new(), order: VecDeque::new(), limit }
+    }
+
+    fn insert(&mut self, id: &str) {
+        if !self.ids.insert(id.to_owned()) {
+            return;
+        }
+        self.order.push_back(id.to_owned());
+        while self.order.len() > self.limit {
+            if let Some(oldest) = self.order.pop_front()
+                && self.ids.remove(&oldest)
+            {
+                tracing::warn!("more than {} finished messages could not be deleted; forgetting {oldest}", self.limit);
+            }
+        }
+    }
+
+    /// Its place in the order stays until it is the oldest.
+    fn forget(&mut self, id: &str) {
+        self.ids.remove(id);
+    }
+}
+
+struct SettleWork {
+    backend: Arc<dyn Backend>,
+    lane: Lane,
+}
+
+impl Work for SettleWork {
+    type Item = Settle;
+    type Answer = Result<()>;
+
+    fn capacity(&self) -> (usize, usize) {
+        (self.backend.limits().max_batch_entries, usize::MAX)
+    }
+
+    fn bytes(&self, _: &Settle) -> usize {
+        0
+    }
+
+    fn run(&self, entries: Vec<Settle>) -> BoxFuture<'_, Vec<Result<()>>> {
+        Box::pin(async move {
+            let mut answers = self.backend.settle(self.lane, &entries).await;
+            answers.resize_with(entries.len(), || {
+                Err(Error::new(ErrorKind::Unavailable, "the entry was not answered"))
+            });
+            answers
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remembered_ids_are_bounded_and_the_oldest_goes_first() {
+        let mut remembered = Remembered::new(2);
+        for id in ["a", "b", "b", "c"] {
+            remembered.insert(id);
+        }
+        assert!(!remembered.ids.contains("a") && remembered.ids.contains("b") && remembered.ids.contains("c"));
+        remembered.forget("b");
+        assert_eq!(remembered.ids.len(), 1);
+    }
+}
