@@ -217,6 +217,24 @@ impl<T: Send + Sync + 'static> Argument for State<T> {
     }
 }
 
+/// What a handler function may take by reference beside its event: [`Context`].
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "a handler cannot take `&{Self}`",
+    label = "not something a handler can take by reference",
+    note = "after the event, a handler takes `&Context` and any number of `State<T>`, as in `State<{Self}>`"
+)]
+pub trait Borrowed {
+    /// The part of `cx` that it is.
+    fn from_context(cx: &Context) -> &Self;
+}
+
+impl Borrowed for Context {
+    fn from_context(cx: &Context) -> &Self {
+        cx
+    }
+}
+
 /// A handler whose types are erased.
 #[doc(hidden)]
 pub trait ErasedHandler: Send + Sync {
@@ -251,9 +269,14 @@ impl<H: Handler<dyn Event>> ErasedHandler for Typed<H, dyn Event> {
     }
 }
 
-/// The failure of a handler that is handed an event of another type than its own.
+/// The event as the `E` that a handler function takes.
 #[doc(hidden)]
-pub fn wrong_type<E>(event: &dyn Event) -> Failure {
+pub fn downcast<E: TypedEvent>(event: &dyn Event) -> Result<&E, Failure> {
+    event.downcast_ref().ok_or_else(|| wrong_type::<E>(event))
+}
+
+/// The failure of a handler that is handed an event of another type than its own.
+fn wrong_type<E>(event: &dyn Event) -> Failure {
     Failure::retry(format!("an event of kind `{}` is no {}", event.kind(), type_name::<E>()))
 }
 
@@ -377,8 +400,15 @@ impl fmt::Debug for Registration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Registration")
             .field("name", &self.name)
+            .field("aliases", &self.aliases)
             .field("wants", &self.wants)
+            .field("attempts", &self.attempts)
+            .field("timeout", &self.timeout)
+            .field("concurrency", &self.concurrency)
+            .field("backoff", &self.backoff)
+            .field("states", &self.states)
             .field("place", &self.place)
+            .field("runs", &self.handler.is_some())
             .finish_non_exhaustive()
     }
 }
@@ -389,6 +419,33 @@ impl fmt::Debug for Registration {
 pub struct LinkedHandler(pub fn() -> Registration);
 
 inventory::collect!(LinkedHandler);
+
+/// A list of handlers: functions with [`#[dawdle::handler]`](macro@crate::handler), and types
+/// that derive [`EventHandler`](macro@crate::EventHandler) and have a default.
+///
+/// For the builder's `.handlers(..)` and for `register`. Handlers that are linked in are found
+/// without it, unless discovery is off.
+///
+/// ```
+/// use dawdle::{Event, Outcome, handlers};
+///
+/// mod mail {
+///     #[dawdle::handler]
+///     pub async fn audit(event: &dyn dawdle::Event) -> dawdle::Outcome {
+///         println!("{}", event.kind());
+///         Ok(())
+///     }
+/// }
+///
+/// let list: Vec<dawdle::Registration> = handlers![mail::audit];
+/// assert_eq!(list.len(), 1);
+/// ```
+#[macro_export]
+macro_rules! handlers {
+    ($($handler:path),* $(,)?) => {
+        ::std::vec::Vec::<$crate::Registration>::from([$(<$handler>::__dawdle_handler()),*])
+    };
+}
 
 /// Makes a value of `T` if `T` has a default; see [`MakeDefault`] and [`MakeNone`].
 #[doc(hidden)]

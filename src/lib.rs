@@ -25,6 +25,8 @@ mod settle;
 mod shutdown;
 mod wire;
 
+pub use dawdle_macros::{Event, EventHandler, handler};
+
 pub use clock::{Clock, VirtualClock};
 pub use envelope::Envelope;
 pub use error::{BoxError, Error, ErrorKind, Result};
@@ -41,7 +43,7 @@ pub use retry::Backoff;
 pub mod __private {
     pub use crate::event::EventRegistration;
     pub use crate::handler::{
-        Argument, ErasedHandler, HandlerFn, LinkedHandler, MakeDefault, MakeNone, Maker, wrong_type,
+        Argument, Borrowed, ErasedHandler, HandlerFn, LinkedHandler, MakeDefault, MakeNone, Maker, downcast,
     };
     pub use {inventory, typetag};
 }

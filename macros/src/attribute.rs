@@ -1,0 +1,139 @@
+//! Reading `key = value` and `key(..)` lists, with errors that name the repair.
+
+use syn::ext::IdentExt;
+use syn::parse::{Parse, ParseStream, Parser};
+use syn::punctuated::Punctuated;
+use syn::{Attribute, Error, Ident, LitStr, Meta, Path, Result, Token, parenthesized, parse_quote};
+
+/// A key that an attribute has, with an example of its use.
+pub(crate) type Key = (&'static str, &'static str);
+
+/// One entry of a list: its key is read, its value not yet.
+pub(crate) struct Entry<'a> {
+    pub(crate) key: &'a Ident,
+    example: &'static str,
+    input: ParseStream<'a>,
+}
+
+impl Entry<'_> {
+    /// The `value` of `key = value`.
+    pub(crate) fn value<T: Parse>(&self) -> Result<T> {
+        if !self.input.peek(Token![=]) {
+            return Err(Error::new(self.key.span(), format!("`{}` takes a value: `{}`", self.key, self.example)));
+        }
+        self.input.parse::<Token![=]>()?;
+        if self.input.is_empty() || self.input.peek(Token![,]) {
+            return Err(Error::new(self.key.span(), format!("`{}` takes a value: `{}`", self.key, self.example)));
+        }
+        self.input.parse()
+    }
+
+    /// The items of `key(item, ..)`, of which there is at least one.
+    pub(crate) fn list<T: Parse>(&self) -> Result<Vec<T>> {
+        let wrong = |what: &str| Error::new(self.key.span(), format!("`{}` {what}: `{}`", self.key, self.example));
+        if !self.input.peek(syn::token::Paren) {
+            return Err(wrong("takes a list in parentheses"));
+        }
+        let items;
+        parenthesized!(items in self.input);
+        if items.is_empty() {
+            return Err(wrong("is empty; name at least one, or remove it"));
+        }
+        Ok(Punctuated::<T, Token![,]>::parse_terminated(&items)?.into_iter().collect())
+    }
+}
+
+/// Reads a whole list, giving each entry to `take`; refuses keys that are unknown or repeated.
+pub(crate) fn entries(
+    input: ParseStream<'_>,
+    keys: &[Key],
+    seen: &mut Vec<String>,
+    mut take: impl FnMut(&str, Entry<'_>) -> Result<()>,
+) -> Result<()> {
+    while !input.is_empty() {
+        let key = Ident::parse_any(input)?;
+        let name = key.to_string();
+        let Some((_, example)) = keys.iter().find(|(known, _)| *known == name) else {
+            return Err(Error::new(key.span(), format!("unknown option `{name}`; the options are {}", listed(keys))));
+        };
+        if seen.contains(&name) {
+            return Err(Error::new(key.span(), format!("`{name}` is given twice; remove one")));
+        }
+        take(&name, Entry { key: &key, example, input })?;
+        seen.push(name);
+        if !input.is_empty() {
+            input.parse::<Token![,]>()?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads the entries of every attribute called `name` as if they were one list.
+pub(crate) fn helper_attributes(
+    attributes: &[Attribute],
+    name: &str,
+    keys: &[Key],
+    mut take: impl FnMut(&str, Entry<'_>) -> Result<()>,
+) -> Result<()> {
+    let mut seen = Vec::new();
+    for attribute in attributes.iter().filter(|attribute| attribute.path().is_ident(name)) {
+        match &attribute.meta {
+            Meta::List(list) => {
+                let parser = |input: ParseStream<'_>| entries(input, keys, &mut seen, &mut take);
+                parser.parse2(list.tokens.clone())?;
+            }
+            meta => return Err(Error::new_spanned(meta, format!("write `#[{name}(..)]`, with {}", listed(keys)))),
+        }
+    }
+    Ok(())
+}
+
+fn listed(keys: &[Key]) -> String {
+    keys.iter().map(|(_, example)| format!("`{example}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// Where the output finds dawdle, unless `crate = ".."` says otherwise.
+pub(crate) fn default_crate() -> Path {
+    parse_quote!(::dawdle)
+}
+
+/// The path of `crate = "path"`.
+pub(crate) fn crate_path(entry: &Entry<'_>) -> Result<Path> {
+    let text: LitStr = entry.value()?;
+    text.parse_with(Path::parse_mod_style).map_err(|_| {
+        Error::new(text.span(), "not a path; name the dependency as this crate does: `crate = \"dawdle\"`")
+    })
+}
+
+/// How long a name on the wire may be.
+const LONGEST_NAME: usize = 128;
+
+/// Refuses what cannot be `what`, a name on the wire.
+pub(crate) fn check_name(what: &str, literal: &LitStr) -> Result<()> {
+    let name = literal.value();
+    let wrong = |text: String| Err(Error::new(literal.span(), text));
+    if name.is_empty() {
+        return wrong(format!("{what} is empty"));
+    }
+    if name.len() > LONGEST_NAME {
+        return wrong(format!("{what} has at most {LONGEST_NAME} bytes, this one has {}", name.len()));
+    }
+    if let Some(c) = name.chars().find(|c| c.is_whitespace() || c.is_control()) {
+        return wrong(format!("{what} has no whitespace and no control characters, this one has {c:?}"));
+    }
+    Ok(())
+}
+
+/// Refuses aliases that say nothing new beside `name`.
+pub(crate) fn check_aliases(name: &str, aliases: &[LitStr]) -> Result<()> {
+    for (index, alias) in aliases.iter().enumerate() {
+        let text = alias.value();
+        if text == name {
+            return Err(Error::new(alias.span(), format!("`{name}` is the name itself; remove the alias")));
+        }
+        if aliases[..index].iter().any(|other| other.value() == text) {
+            return Err(Error::new(alias.span(), format!("the alias `{text}` is given twice; remove one")));
+        }
+    }
+    Ok(())
+}
