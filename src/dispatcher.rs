@@ -55,8 +55,10 @@ pub(crate) enum Write {
     Dead(Box<Envelope>, BTreeMap<String, String>),
 }
 
-/// Told of runs; the test harness is one.
+/// Told of what happens; the test harness is one.
 pub(crate) trait Observer: Send + Sync {
+    /// An envelope is about to be sent for the first time.
+    fn signalled(&self, envelope: &Envelope);
     /// A handler's run has ended.
     fn ran(&self, handler: &str, event: &Arc<dyn Event>, id: EventId, outcome: &Outcome);
     /// A handler could not run for want of a state.

@@ -7,7 +7,7 @@ use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use crate::backend::BoxFuture;
@@ -166,20 +166,26 @@ impl<T: ?Sized + fmt::Debug> fmt::Debug for State<T> {
 
 /// The states of an application, by type.
 #[derive(Default)]
-pub(crate) struct States(HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
+pub(crate) struct States(RwLock<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>);
 
 impl States {
-    pub(crate) fn insert<T: Send + Sync + 'static>(&mut self, value: T) {
-        self.0.insert(TypeId::of::<T>(), Arc::new(value));
+    pub(crate) fn insert<T: Send + Sync + 'static>(&self, value: T) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(TypeId::of::<T>(), Arc::new(value));
     }
 
     pub(crate) fn has(&self, need: &StateNeed) -> bool {
-        self.0.contains_key(&need.type_id)
+        self.0.read().unwrap_or_else(PoisonError::into_inner).contains_key(&need.type_id)
     }
 
     fn get<T: Send + Sync + 'static>(&self) -> Option<State<T>> {
-        let state = Arc::clone(self.0.get(&TypeId::of::<T>())?);
+        let state = self.0.read().unwrap_or_else(PoisonError::into_inner).get(&TypeId::of::<T>())?.clone();
         state.downcast().ok().map(State)
+    }
+
+    /// Lets go of all of them: one that holds a `Dawdle` would keep it, and itself, for ever.
+    pub(crate) fn clear(&self) {
+        let states = std::mem::take(&mut *self.0.write().unwrap_or_else(PoisonError::into_inner));
+        drop(states);
     }
 }
 

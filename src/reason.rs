@@ -13,3 +13,5 @@ pub const UNHANDLED: &str = "unhandled";
 pub const UNDECODABLE: &str = "undecodable";
 /// It was received time and again without being settled.
 pub const POISON: &str = "poison";
+/// The queue itself moved it, by a redrive policy.
+pub const REDRIVEN: &str = "redriven";

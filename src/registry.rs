@@ -61,8 +61,6 @@ pub struct HandlerInfo {
     pub concurrency: Option<usize>,
     /// How long it waits between attempts.
     pub backoff: Backoff,
-    /// Whether this node runs it; otherwise its events are passed on to other nodes.
-    pub selected: bool,
     /// Where it is declared.
     pub place: Place,
 }
@@ -238,6 +236,7 @@ impl Registry {
         self.entries.iter().any(|entry| &*entry.name == name)
     }
 
+    /// The handlers that this node runs.
     pub(crate) fn infos(&self) -> Vec<HandlerInfo> {
         let info = |entry: &Arc<Entry>| HandlerInfo {
             name: entry.name.to_string(),
@@ -249,10 +248,9 @@ impl Registry {
             timeout: entry.timeout,
             concurrency: entry.registration.concurrency,
             backoff: entry.backoff,
-            selected: entry.run.is_some(),
             place: entry.registration.place,
         };
-        self.entries.iter().map(info).collect()
+        self.entries.iter().filter(|entry| entry.run.is_some()).map(info).collect()
     }
 
     /// The same registry with more handlers run here; one of the same identity is replaced.

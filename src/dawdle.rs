@@ -1,0 +1,737 @@
+//! The place where everything meets: [`Dawdle`] and its [`Builder`].
+
+use std::any::Any;
+use std::fmt;
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use crate::backend::{Backend, Role};
+use crate::clock::{Clock, Latch};
+use crate::config::{BackendKind, Config, platform};
+use crate::dead_letter::{DeadLetters, Held};
+use crate::dispatcher::{Dispatcher, Observer, Write};
+use crate::envelope::Envelope;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{self, EventId, TypedEvent};
+use crate::foreign::{Foreign, RawMessage};
+use crate::handler::{Context, EventHandler, INSTANCE, Registration, States};
+use crate::lease::Leases;
+use crate::listener::{Engine, Listener};
+use crate::middleware::{ErasedMiddleware, Middleware};
+use crate::registry::{HandlerInfo, Registry, Selection};
+use crate::retry::Backoff;
+use crate::sender::{Sender, WhenFull};
+use crate::settings::Settings;
+use crate::settle::Settler;
+use crate::shutdown::Work;
+use crate::signal::Signal;
+
+/// Between tries to reach the backend at start.
+const CONNECT_AGAIN: Backoff = Backoff::exponential(Duration::from_millis(250), Duration::from_secs(3));
+
+/// Signals events, and runs their handlers: one application's queues and this process's part in them.
+///
+/// Cheap to clone; clones are handles of one instance. What runs in the background goes on until
+/// [`shutdown`](Dawdle::shutdown) or until the tokio runtime ends. Whatever is then under way is
+/// still on the queue.
+///
+/// ```no_run
+/// # use dawdle::{Context, Dawdle, Event, Outcome};
+/// # #[derive(serde::Serialize, serde::Deserialize, Event)]
+/// # #[event(kind = "doc.trial.ending")]
+/// # struct TrialEnding { account: u64 }
+/// # #[tokio::main]
+/// # async fn main() -> dawdle::Result<()> {
+/// let dawdle = Dawdle::start().await?;
+/// dawdle.signal(TrialEnding { account: 7 }).delay(std::time::Duration::from_secs(14 * 86_400)).await?;
+/// dawdle.run().await
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Dawdle(Arc<Inner>);
+
+struct Inner {
+    engine: Engine,
+    middleware: Vec<Arc<dyn ErasedMiddleware>>,
+    observer: Option<Arc<dyn Observer>>,
+    /// Handlers that run for events on no queue.
+    direct: Work,
+    listener: Mutex<Option<Arc<Listener>>>,
+    /// Whether a listener is wanted once there are handlers.
+    wants_listener: bool,
+    /// Handlers may lack a state: a harness.
+    alone: bool,
+    closing: AtomicBool,
+    closed: Latch,
+    held: Held,
+}
+
+/// The instance that `dawdle::signal` falls back to.
+static INSTALLED: RwLock<Option<Dawdle>> = RwLock::new(None);
+
+impl Dawdle {
+    /// Starts, configured by the environment: the listener too, if there are handlers.
+    ///
+    /// # Errors
+    /// Everything that would make it fail later, each saying how to mend it: [`ErrorKind::Config`],
+    /// [`ErrorKind::Registration`], [`ErrorKind::Queue`], [`ErrorKind::Credentials`], and
+    /// [`ErrorKind::Unavailable`] once the backend could not be reached for `start_timeout`.
+    pub async fn start() -> Result<Self> {
+        Dawdle::builder().start().await
+    }
+
+    /// The same without a listener: for migrations, scripts and processes that only send.
+    ///
+    /// # Errors
+    /// As [`start`](Dawdle::start).
+    pub async fn connect() -> Result<Self> {
+        Dawdle::builder().listener(false).start().await
+    }
+
+    /// Starts with more than the environment says.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Signals an event: now, or as the returned builder says. It is sent when that is awaited.
+    ///
+    /// When awaiting returns `Ok`, the event is durable in the backend.
+    pub fn signal<E: TypedEvent>(&self, event: E) -> Signal {
+        Signal::new(Ok(self.clone()), &event, WhenFull::Wait)
+    }
+
+    /// The same, but answers [`ErrorKind::Overloaded`] instead of waiting when the send buffer is
+    /// full.
+    pub fn try_signal<E: TypedEvent>(&self, event: E) -> Signal {
+        Signal::new(Ok(self.clone()), &event, WhenFull::Refuse)
+    }
+
+    /// Signals many events, in as few requests as they fit in. One answer for each, in order.
+    ///
+    /// Dropping the future leaves some of them sent.
+    pub async fn signal_all<E: TypedEvent>(&self, events: impl IntoIterator<Item = E>) -> Vec<Result<EventId>> {
+        let signals: Vec<_> = events.into_iter().map(|event| self.signal(event).into_future()).collect();
+        futures_util::future::join_all(signals).await
+    }
+
+    /// Sends an envelope that was kept elsewhere, in an outbox table for instance.
+    ///
+    /// # Errors
+    /// As awaiting a [`Signal`].
+    pub async fn send(&self, envelope: Envelope) -> Result<EventId> {
+        self.send_envelope(envelope, WhenFull::Wait).await
+    }
+
+    pub(crate) async fn send_envelope(&self, mut envelope: Envelope, when_full: WhenFull) -> Result<EventId> {
+        let parcel = {
+            self.before_send(&mut envelope)?;
+            self.0.engine.sender.parcel(&envelope, envelope.due)?
+        };
+        self.0.engine.sender.check_size(&parcel)?;
+        self.0.engine.sender.signal(parcel, when_full).await?;
+        Ok(envelope.id)
+    }
+
+    fn before_send(&self, envelope: &mut Envelope) -> Result<()> {
+        if self.0.closed.is_raised() {
+            return Err(Error::new(ErrorKind::ShutDown, "this Dawdle has been shut down; it sends nothing more"));
+        }
+        for middleware in &self.0.middleware {
+            middleware.before_send(envelope)?;
+        }
+        if let Some(observer) = &self.0.observer {
+            observer.signalled(envelope);
+        }
+        Ok(())
+    }
+
+    /// Runs the handlers of an event on this node, each in a task of its own.
+    pub(crate) fn run_directly(&self, mut envelope: Envelope) -> Result<EventId> {
+        let id = envelope.id;
+        if !self.0.engine.dispatcher.registry().wanting(&envelope.kind).iter().any(|entry| entry.run.is_some()) {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("no handler of kind `{}` runs on this node, so it cannot be signalled directly", envelope.kind),
+            ));
+        }
+        let parcel = self.0.engine.sender.parcel(&envelope, None)?;
+        self.0.engine.sender.check_size(&parcel)?;
+        self.before_send(&mut envelope)?;
+        let (guard, dawdle) = (self.0.direct.busy.guard(), self.clone());
+        self.clock().spawn(async move {
+            let _guard = guard;
+            let writes = dawdle.0.engine.dispatcher.run_direct(envelope, &dawdle.0.direct.stops).await;
+            for write in writes {
+                dawdle.write_direct(&write).await;
+            }
+        });
+        Ok(id)
+    }
+
+    /// Puts what is left of a direct event on a queue.
+    async fn write_direct(&self, write: &Write) {
+        let engine = &self.0.engine;
+        let (id, parcel) = match write {
+            Write::Again(envelope, not_before) => (envelope.id, engine.sender.parcel(envelope, *not_before)),
+            Write::Dead(envelope, attributes) => (envelope.id, engine.sender.dead_parcel(envelope, attributes.clone())),
+        };
+        let sent = match parcel {
+            Ok(parcel) => engine.sender.send(parcel).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = sent {
+            tracing::error!("event {id}, signalled directly, failed and could not be put on a queue: {error}");
+        }
+    }
+
+    /// Runs until Ctrl-C or SIGTERM, then drains and shuts down. A second signal exits at once.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] when the process's signals cannot be listened to.
+    pub async fn run(&self) -> Result<()> {
+        let mut stops = StopSignals::new()?;
+        self.run_until(stops.recv()).await?;
+        Ok(())
+    }
+
+    /// Runs until `stop` resolves, then drains and shuts down. A signal during the drain exits at
+    /// once.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] when the process's signals cannot be listened to.
+    pub async fn run_until(&self, stop: impl Future) -> Result<()> {
+        stop.await;
+        let mut again = StopSignals::new()?;
+        tokio::select! {
+            () = self.shutdown() => Ok(()),
+            () = again.recv() => {
+                tracing::warn!("a second signal: exiting at once; what was in hand comes again");
+                std::process::exit(130);
+            }
+        }
+    }
+
+    /// Starts receiving. Does nothing when the listener runs already, or when this node has no
+    /// handlers.
+    ///
+    /// # Errors
+    /// As [`start`](Dawdle::start) for the queues; [`ErrorKind::ShutDown`].
+    pub async fn start_listener(&self) -> Result<()> {
+        if self.listener_running() || !self.0.engine.dispatcher.registry().runs_any() {
+            return Ok(());
+        }
+        self.0.engine.backend.check(Role::Listener).await?;
+        self.begin_listening()
+    }
+
+    fn begin_listening(&self) -> Result<()> {
+        let mut listener = self.listener();
+        if self.0.closing.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorKind::ShutDown, "this Dawdle has been shut down; it cannot listen"));
+        }
+        if listener.is_none() {
+            *listener = Some(Listener::start(self.0.engine.clone()));
+        }
+        Ok(())
+    }
+
+    /// Stops receiving and drains what was received, within `shutdown_timeout`. Signals can still
+    /// be sent, and the listener started again.
+    pub async fn stop_listener(&self) {
+        let listener = self.listener().take();
+        if let Some(listener) = listener {
+            listener.drain(self.0.engine.settings.shutdown_timeout).await;
+        }
+    }
+
+    /// Whether the listener runs.
+    pub fn listener_running(&self) -> bool {
+        self.listener().is_some()
+    }
+
+    fn listener(&self) -> std::sync::MutexGuard<'_, Option<Arc<Listener>>> {
+        self.0.listener.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Drains and comes to an end, within `shutdown_timeout`: stops receiving, waits for handlers,
+    /// tells them to stop five seconds before the end, flushes acks and sends, gives the rest
+    /// back. Nothing is lost. Called again, it waits for the first call.
+    pub async fn shutdown(&self) {
+        if self.0.closing.swap(true, Ordering::AcqRel) {
+            self.0.closed.raised().await;
+            return;
+        }
+        let engine = &self.0.engine;
+        let (timeout, start) = (engine.settings.shutdown_timeout, engine.clock.instant());
+        let direct = self.0.direct.drain(&engine.clock, timeout);
+        futures_util::future::join(self.stop_listener(), direct).await;
+        let left = timeout.saturating_sub(engine.clock.instant().saturating_duration_since(start));
+        let flush = async {
+            engine.sender.flush().await;
+            self.dead_letters().let_go().await;
+            engine.settler.flush().await;
+        };
+        if engine.clock.timeout(left.max(Duration::from_millis(100)), flush).await.is_none() {
+            tracing::warn!("the shutdown's time is up before everything was flushed; what is left comes again");
+        }
+        self.0.closed.raise();
+        {
+            let mut installed = INSTALLED.write().unwrap_or_else(PoisonError::into_inner);
+            installed.take_if(|installed| Arc::ptr_eq(&installed.0, &self.0));
+        }
+        engine.dispatcher.states().clear();
+        tracing::info!("shut down");
+    }
+
+    /// Stops everything where it stands: a node that dies.
+    #[cfg(feature = "testing")]
+    pub(crate) fn kill(&self) {
+        self.0.closing.store(true, Ordering::Release);
+        for stops in self.listener().take().iter().map(|listener| listener.kill()).chain([&self.0.direct.stops]) {
+            stops.begin.raise();
+            stops.abort.raise();
+        }
+        self.0.closed.raise();
+        self.0.engine.dispatcher.states().clear();
+    }
+
+    /// Runs more handlers on this node from now on. One that is given again is replaced. If the
+    /// listener was wanted and there was nothing to listen for, it is started.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Registration`], as at start.
+    pub fn register(&self, handlers: Vec<Registration>) -> Result<()> {
+        let engine = &self.0.engine;
+        let max_lease = engine.backend.limits().max_lease;
+        engine.dispatcher.change_registry(|registry| {
+            let states = engine.dispatcher.states();
+            Ok((registry.with(handlers, states, self.0.alone, &engine.settings, max_lease)?, ()))
+        })?;
+        if self.0.wants_listener && !self.listener_running() {
+            let dawdle = self.clone();
+            engine.clock.spawn(async move {
+                if let Err(error) = dawdle.start_listener().await {
+                    tracing::error!("the listener was not started: {error}");
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// No longer runs the handler called `name` on this node; its events are passed on to other
+    /// nodes. Runs under way go on.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Registration`] when no handler is called that.
+    pub fn unregister(&self, name: &str) -> Result<()> {
+        self.0.engine.dispatcher.change_registry(|registry| Ok((registry.without(name)?, ())))
+    }
+
+    /// The handlers that this node runs.
+    pub fn handlers(&self) -> Vec<HandlerInfo> {
+        self.0.engine.dispatcher.registry().infos()
+    }
+
+    /// How many handlers this node runs.
+    pub fn handler_count(&self) -> usize {
+        self.handlers().len()
+    }
+
+    /// How many of them would run for an `E`, catch-alls included.
+    pub fn handler_count_for<E: TypedEvent>(&self) -> usize {
+        self.0.engine.dispatcher.registry().wanting(E::KIND).iter().filter(|entry| entry.run.is_some()).count()
+    }
+
+    /// The dead letters: to look at, replay or purge.
+    pub fn dead_letters(&self) -> DeadLetters {
+        DeadLetters::new(self.clone())
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.0.engine
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.0.engine.clock
+    }
+
+    pub(crate) fn held(&self) -> &Held {
+        &self.0.held
+    }
+
+    /// The instance that the current handler or test runs in, else the installed one.
+    pub(crate) fn current() -> Result<Self> {
+        let running_in = INSTANCE.try_with(|instance| instance.downcast_ref::<Dawdle>().cloned()).ok().flatten();
+        let installed = || INSTALLED.read().unwrap_or_else(PoisonError::into_inner).clone();
+        running_in.or_else(installed).ok_or_else(|| {
+            Error::new(
+                ErrorKind::NotInstalled,
+                "dawdle::signal was called where no Dawdle is in scope: call it in a handler or a test's scope, add \
+                 `.install()` to the builder, or use `dawdle.signal(..)`",
+            )
+        })
+    }
+
+    /// This instance as a handler's context carries it.
+    pub(crate) fn as_any(&self) -> Arc<dyn Any + Send + Sync> {
+        Arc::new(self.clone())
+    }
+}
+
+impl fmt::Debug for Dawdle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dawdle").field("backend", &self.0.engine.backend.name()).finish_non_exhaustive()
+    }
+}
+
+impl Context {
+    /// The instance that the handler runs in: to signal further events, for instance.
+    pub fn dawdle(&self) -> &Dawdle {
+        match self.instance.downcast_ref() {
+            Some(dawdle) => dawdle,
+            None => unreachable!("every context is made with the instance it runs in"),
+        }
+    }
+}
+
+/// Signals an event through the instance of the handler or test that it is called in, else
+/// through the one that `.install()` named.
+///
+/// Awaiting it answers [`ErrorKind::NotInstalled`] where there is neither.
+pub fn signal<E: TypedEvent>(event: E) -> Signal {
+    Signal::new(Dawdle::current(), &event, WhenFull::Wait)
+}
+
+/// Ctrl-C and SIGTERM.
+struct StopSignals {
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl StopSignals {
+    fn new() -> Result<Self> {
+        #[cfg(unix)]
+        {
+            use tokio::signal::unix::{SignalKind, signal};
+            let listen = |kind| {
+                signal(kind).map_err(|error| {
+                    Error::new(ErrorKind::Config, "the process's signals cannot be listened to").with_source(error)
+                })
+            };
+            Ok(StopSignals { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+        }
+        #[cfg(not(unix))]
+        Ok(StopSignals {})
+    }
+
+    async fn recv(&mut self) {
+        #[cfg(unix)]
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+        #[cfg(not(unix))]
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Makes a [`Dawdle`]. What it is not told, the environment says.
+#[derive(Default)]
+pub struct Builder {
+    config: Config,
+    ignores_env: bool,
+    backend: Option<Arc<dyn Backend>>,
+    states: Vec<GiveState>,
+    given: Vec<Registration>,
+    discover: Option<bool>,
+    only: Option<Vec<String>>,
+    expected: Vec<String>,
+    middleware: Vec<Arc<dyn ErasedMiddleware>>,
+    foreign: Option<Foreign>,
+    listener: Option<bool>,
+    install: bool,
+    clock: Option<Clock>,
+    observer: Option<Arc<dyn Observer>>,
+    alone: bool,
+}
+
+type GiveState = Box<dyn FnOnce(&Dawdle, &States) + Send>;
+
+impl Builder {
+    /// Settings. Made in code they go before the environment's; deserialized, after.
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// A backend of the application's own, or one that is shared with it.
+    #[must_use]
+    pub fn backend(mut self, backend: impl Backend) -> Self {
+        self.backend = Some(Arc::new(backend));
+        self
+    }
+
+    /// A state for handlers that take `State<T>`.
+    #[must_use]
+    pub fn state<T: Send + Sync + 'static>(mut self, state: T) -> Self {
+        self.states.push(Box::new(move |_, states| states.insert(state)));
+        self
+    }
+
+    /// A state that needs the instance it will be part of: to signal events, for instance.
+    #[must_use]
+    pub fn state_with<T: Send + Sync + 'static>(mut self, make: impl FnOnce(Dawdle) -> T + Send + 'static) -> Self {
+        self.states.push(Box::new(move |dawdle, states| states.insert(make(dawdle.clone()))));
+        self
+    }
+
+    /// A handler that must be constructed. It takes the place of the one linked in.
+    #[must_use]
+    pub fn handler<H: EventHandler>(mut self, handler: H) -> Self {
+        self.given.push(handler.into_registration());
+        self
+    }
+
+    /// Handlers by name: `.handlers(dawdle::handlers![remind, audit])`.
+    #[must_use]
+    pub fn handlers(mut self, handlers: Vec<Registration>) -> Self {
+        self.given.extend(handlers);
+        self
+    }
+
+    /// Whether to take in the handlers that are linked in. Default: true.
+    #[must_use]
+    pub fn discover(mut self, discover: bool) -> Self {
+        self.discover = Some(discover);
+        self
+    }
+
+    /// Runs only the handlers of these names on this node. The events of the others are passed on
+    /// to other nodes, as messages addressed to those handlers.
+    #[must_use]
+    pub fn only_handlers<S: Into<String>>(mut self, names: impl IntoIterator<Item = S>) -> Self {
+        self.only = Some(names.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Refuses to start when no handler of this name is linked in or given.
+    #[must_use]
+    pub fn expect_handler(mut self, name: impl Into<String>) -> Self {
+        self.expected.push(name.into());
+        self
+    }
+
+    /// Code around every signal and every run; the first given is outermost.
+    #[must_use]
+    pub fn middleware<M: Middleware>(mut self, middleware: M) -> Self {
+        self.middleware.push(Arc::new(middleware));
+        self
+    }
+
+    /// Makes events of messages that other programs put on the queue. Called for each body that
+    /// is no CloudEvent; `None` sends it to the dead letters.
+    #[must_use]
+    pub fn foreign(mut self, adopt: impl Fn(&RawMessage<'_>) -> Option<Envelope> + Send + Sync + 'static) -> Self {
+        self.foreign = Some(Arc::new(adopt));
+        self
+    }
+
+    /// Whether to start a listener. Default: what `start_listener` says.
+    #[must_use]
+    pub fn listener(mut self, listener: bool) -> Self {
+        self.listener = Some(listener);
+        self
+    }
+
+    /// Makes the instance the one that [`dawdle::signal`](crate::signal) uses outside of handlers,
+    /// until it is shut down.
+    #[must_use]
+    pub fn install(mut self) -> Self {
+        self.install = true;
+        self
+    }
+
+    /// For the test harness: a clock of its own, no environment, no other nodes.
+    #[cfg(feature = "testing")]
+    pub(crate) fn for_tests(mut self, clock: Clock, observer: Arc<dyn Observer>) -> Self {
+        self.clock = Some(clock);
+        self.observer = Some(observer);
+        self.alone = true;
+        self.ignores_env = true;
+        self
+    }
+
+    /// A clock that a test moves, with nothing else changed.
+    #[cfg(feature = "testing")]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = Some(clock);
+        self
+    }
+
+    /// Starts: checks everything, connects, and starts the listener if one is wanted and there
+    /// are handlers.
+    ///
+    /// # Errors
+    /// As [`Dawdle::start`].
+    pub async fn start(self) -> Result<Dawdle> {
+        event::check_registered()?;
+        let env = if self.ignores_env { Config::default() } else { Config::from_env()? };
+        let config = self.config.clone().with_env(env);
+        let settings = config.settings()?;
+        let start_timeout = config.start_timeout.unwrap_or(Duration::from_secs(30));
+        let wants_listener = self.listener.or(config.start_listener).unwrap_or(true);
+        let clock = self.clock.clone().unwrap_or_default();
+        let deadline = clock.instant() + start_timeout;
+        let backend = match self.backend.clone() {
+            Some(backend) => backend,
+            None => until(&clock, deadline, || connect(&config)).await?,
+        };
+        let dawdle = self.assemble(settings, backend, clock, wants_listener)?;
+        let listens = wants_listener && dawdle.0.engine.dispatcher.registry().runs_any();
+        let role = if listens { Role::Listener } else { Role::Sender };
+        let backend = &dawdle.0.engine.backend;
+        until(dawdle.clock(), deadline, || backend.check(role)).await?;
+        if listens {
+            dawdle.begin_listening()?;
+        }
+        let names: Vec<String> = dawdle.handlers().into_iter().map(|handler| handler.name).collect();
+        tracing::info!(
+            backend = backend.name(),
+            queues = backend.describe(),
+            handlers = ?names,
+            listener = listens,
+            concurrency = dawdle.0.engine.settings.concurrency,
+            "dawdle started"
+        );
+        Ok(dawdle)
+    }
+
+    /// Puts the parts together, without asking anything of the backend.
+    pub(crate) fn assemble(
+        self,
+        settings: Settings,
+        backend: Arc<dyn Backend>,
+        clock: Clock,
+        wants_listener: bool,
+    ) -> Result<Dawdle> {
+        let queue = Arc::clone(&backend);
+        let clock = clock.following(move || queue.clock_offset_ms());
+        let dispatcher = Dispatcher::new(
+            clock.clone(),
+            settings.clone(),
+            Arc::default(),
+            self.middleware.clone(),
+            Registry::default(),
+            self.foreign,
+            self.observer.clone(),
+        );
+        let engine = Engine {
+            sender: Sender::new(Arc::clone(&backend), clock.clone(), &settings),
+            settler: Settler::new(Arc::clone(&backend), clock.clone(), &settings),
+            leases: Leases::new(Arc::clone(&backend), clock.clone()),
+            backend,
+            clock,
+            settings: Arc::new(settings),
+            dispatcher,
+        };
+        let dawdle = Dawdle(Arc::new(Inner {
+            engine,
+            middleware: self.middleware,
+            observer: self.observer,
+            direct: Work::default(),
+            listener: Mutex::new(None),
+            wants_listener,
+            alone: self.alone,
+            closing: AtomicBool::new(false),
+            closed: Latch::default(),
+            held: Held::default(),
+        }));
+        let engine = &dawdle.0.engine;
+        for give in self.states {
+            give(&dawdle, engine.dispatcher.states());
+        }
+        let selection = Selection {
+            discover: self.discover.unwrap_or(true),
+            only: self.only,
+            expected: self.expected,
+            alone: self.alone,
+        };
+        let registry = Registry::build(
+            self.given,
+            &selection,
+            engine.dispatcher.states(),
+            &engine.settings,
+            engine.backend.limits().max_lease,
+        )?;
+        engine.dispatcher.change_registry(|_| Ok((registry, ())))?;
+        engine.dispatcher.set_instance(dawdle.as_any());
+        if self.install {
+            *INSTALLED.write().unwrap_or_else(PoisonError::into_inner) = Some(dawdle.clone());
+        }
+        Ok(dawdle)
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("config", &self.config).field("handlers", &self.given).finish_non_exhaustive()
+    }
+}
+
+/// Tries until it works, fails for good, or the deadline comes.
+async fn until<T, F: Future<Output = Result<T>>>(
+    clock: &Clock,
+    deadline: std::time::Instant,
+    mut attempt: impl FnMut() -> F,
+) -> Result<T> {
+    let mut tries = 0;
+    loop {
+        let error = match attempt().await {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        tries += 1;
+        let pause = CONNECT_AGAIN.delay(tries, fastrand::f64());
+        if !error.is_transient() || clock.instant() + pause >= deadline {
+            return Err(error);
+        }
+        tracing::warn!("the backend cannot be reached, trying again in {pause:?}: {error}");
+        clock.sleep(pause).await;
+    }
+}
+
+/// The backend that the configuration names.
+async fn connect(config: &Config) -> Result<Arc<dyn Backend>> {
+    match config.backend_kind(platform())? {
+        BackendKind::Memory => Ok(Arc::new(crate::backend::memory::MemoryBackend::new(Clock::system()))),
+        BackendKind::Local => connect_local(config).await,
+        BackendKind::Sqs => connect_sqs(config).await,
+    }
+}
+
+#[cfg(not(feature = "local"))]
+async fn connect_local(_: &Config) -> Result<Arc<dyn Backend>> {
+    Err(without_feature("local", "a local file"))
+}
+
+#[cfg(not(feature = "sqs"))]
+async fn connect_sqs(_: &Config) -> Result<Arc<dyn Backend>> {
+    Err(without_feature("sqs", "SQS"))
+}
+
+#[cfg(not(all(feature = "local", feature = "sqs")))]
+fn without_feature(feature: &str, backend: &str) -> Error {
+    Error::new(
+        ErrorKind::Config,
+        format!("the configuration asks for {backend}, and dawdle was built without its feature `{feature}`"),
+    )
+}

@@ -1,0 +1,206 @@
+//! Signalling one event: [`Signal`].
+
+use std::fmt;
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::time::{Duration, SystemTime};
+
+use crate::clock::later;
+use crate::dawdle::Dawdle;
+use crate::envelope::{Envelope, whole_milliseconds};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{EventId, TypedEvent};
+use crate::sender::WhenFull;
+
+/// The longest text of a key or group, in bytes, and of a fair-queue group on SQS:
+/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html>
+const MAX_GROUP: usize = 128;
+
+/// An event about to be signalled. Sent when it is awaited, which yields its [`EventId`].
+///
+/// When awaiting returns `Ok`, the event is durable in the backend. Failures that may pass are
+/// tried again for `send_timeout` (10 seconds). An error's
+/// [`maybe_sent`](Error::maybe_sent) says whether the event may be in the queue all the same;
+/// dropping the future may or may not have sent it.
+///
+/// # Errors
+/// [`ErrorKind::TooLarge`], [`ErrorKind::Overloaded`], [`ErrorKind::Full`], [`ErrorKind::Invalid`],
+/// [`ErrorKind::Codec`], [`ErrorKind::ShutDown`], [`ErrorKind::NotInstalled`], and the backend's.
+#[must_use = "a signal is sent when it is awaited"]
+pub struct Signal {
+    prepared: Result<Prepared>,
+    when_full: WhenFull,
+}
+
+struct Prepared {
+    dawdle: Dawdle,
+    envelope: Envelope,
+    due: Due,
+    expires_in: Option<Duration>,
+    direct: bool,
+}
+
+/// When an event is to be handled.
+enum Due {
+    Now,
+    After(Duration),
+    At(SystemTime),
+}
+
+impl Signal {
+    pub(crate) fn new<E: TypedEvent>(dawdle: Result<Dawdle>, event: &E, when_full: WhenFull) -> Self {
+        let prepared = dawdle.and_then(|dawdle| {
+            let engine = dawdle.engine();
+            let envelope = Envelope::of(event, &engine.settings.source, engine.clock.now())?;
+            Ok(Prepared { dawdle, envelope, due: Due::Now, expires_in: None, direct: false })
+        });
+        Signal { prepared, when_full }
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Prepared) -> Result<()>) -> Self {
+        self.prepared = self.prepared.and_then(|mut prepared| {
+            change(&mut prepared)?;
+            Ok(prepared)
+        });
+        self
+    }
+
+    /// Due after this time, counted from when it is awaited.
+    pub fn delay(self, delay: Duration) -> Self {
+        self.with(|signal| {
+            signal.due = Due::After(delay);
+            Ok(())
+        })
+    }
+
+    /// Due at this time; a time that has passed is now.
+    pub fn at(self, time: SystemTime) -> Self {
+        self.with(|signal| {
+            signal.due = Due::At(time);
+            Ok(())
+        })
+    }
+
+    /// Dead-lettered as `expired` instead of handled when it is taken later than this after it was
+    /// due.
+    pub fn expires_in(self, span: Duration) -> Self {
+        self.with(|signal| {
+            signal.expires_in = Some(span);
+            Ok(())
+        })
+    }
+
+    /// What deduplication goes by. Without a dedupe store it does nothing but travel along.
+    pub fn key(self, key: impl Into<String>) -> Self {
+        let key = key.into();
+        self.with(|signal| {
+            signal.envelope.dedup_key = Some(within("key", key, 1024)?);
+            Ok(())
+        })
+    }
+
+    /// The tenant it belongs to, for SQS fair queues: at most 128 letters, digits and punctuation.
+    /// AWS charges extra for it. Other backends carry it along.
+    pub fn group(self, group: impl Into<String>) -> Self {
+        let group = group.into();
+        self.with(|signal| {
+            let group = within("group", group, MAX_GROUP)?;
+            if !group.bytes().all(|byte| byte.is_ascii_graphic()) {
+                return Err(Error::new(
+                    ErrorKind::Invalid,
+                    format!("group `{group}`: SQS takes letters, digits and punctuation of ASCII only"),
+                ));
+            }
+            signal.envelope.group = Some(group);
+            Ok(())
+        })
+    }
+
+    /// An attribute that travels with the event, also through retries, dead letters and replays;
+    /// handlers read it with [`Context::attribute`](crate::Context::attribute). Its name is 1 to
+    /// 64 lower-case letters and digits.
+    pub fn attribute(self, name: impl AsRef<str>, value: impl Into<String>) -> Self {
+        let value = value.into();
+        self.with(|signal| signal.envelope.set_attribute(name.as_ref(), value))
+    }
+
+    /// An identity of the application's own making.
+    pub fn id(self, id: EventId) -> Self {
+        self.with(|signal| {
+            signal.envelope.id = id;
+            Ok(())
+        })
+    }
+
+    /// Runs the handlers on this node at once, each in a task of its own, bypassing the queue.
+    ///
+    /// Nothing is durable until a first failure puts it on the queue: an event whose process dies
+    /// first is lost. Refused with a delay, and where no handler of the event runs on this node.
+    pub fn direct(self) -> Self {
+        self.with(|signal| {
+            signal.direct = true;
+            Ok(())
+        })
+    }
+
+    /// The envelope, to be kept elsewhere and sent later by [`Dawdle::send`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`], [`ErrorKind::Codec`], [`ErrorKind::NotInstalled`].
+    pub fn into_envelope(self) -> Result<Envelope> {
+        self.prepared.map(|prepared| prepared.finish().1)
+    }
+
+    async fn send(self) -> Result<EventId> {
+        let prepared = self.prepared?;
+        let direct = prepared.direct;
+        let delayed = !matches!(prepared.due, Due::Now);
+        let (dawdle, envelope) = prepared.finish();
+        match (direct, delayed) {
+            (true, true) => Err(Error::new(
+                ErrorKind::Invalid,
+                "a direct signal runs at once and cannot be delayed; leave out `.direct()` or the delay",
+            )),
+            (true, false) => dawdle.run_directly(envelope),
+            (false, _) => dawdle.send_envelope(envelope, self.when_full).await,
+        }
+    }
+}
+
+impl Prepared {
+    /// Works the times out, from now.
+    fn finish(self) -> (Dawdle, Envelope) {
+        let now = self.dawdle.clock().now();
+        let mut envelope = self.envelope;
+        envelope.due = match self.due {
+            Due::Now => None,
+            Due::After(delay) => Some(whole_milliseconds(later(now, delay))),
+            Due::At(time) => Some(whole_milliseconds(time)),
+        };
+        envelope.expires = self.expires_in.map(|span| whole_milliseconds(later(envelope.due_at(), span)));
+        (self.dawdle, envelope)
+    }
+}
+
+fn within(what: &str, text: String, limit: usize) -> Result<String> {
+    if (1..=limit).contains(&text.len()) {
+        return Ok(text);
+    }
+    Err(Error::new(ErrorKind::Invalid, format!("a {what} has 1 to {limit} bytes, this one has {}", text.len())))
+}
+
+impl IntoFuture for Signal {
+    type Output = Result<EventId>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Result<EventId>> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.send())
+    }
+}
+
+impl fmt::Debug for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = self.prepared.as_ref().map(|prepared| prepared.envelope.kind());
+        f.debug_struct("Signal").field("kind", &kind).finish_non_exhaustive()
+    }
+}
