@@ -25,6 +25,11 @@ use crate::retry::Backoff;
 /// A handler may run more than once for one event, also at the same time on two nodes when a
 /// lease was lost: it should do no harm then. It runs in a task of its own; a panic is a failed
 /// attempt. At its timeout it is dropped at an await.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not handle `{E}`",
+    label = "not a handler of `{E}`",
+    note = "write `impl dawdle::Handler<{E}> for {Self}` with `async fn handle(&self, event: &{E}, cx: &Context) -> Outcome`"
+)]
 pub trait Handler<E: ?Sized>: Send + Sync + 'static {
     /// Handles one event. Its outcome says what becomes of the event for this handler.
     fn handle(&self, event: &E, cx: &Context) -> impl Future<Output = Outcome> + Send;
@@ -390,7 +395,7 @@ impl Registration {
     }
 
     /// The value to run.
-    pub fn run_typed<H: Handler<E>, E: Event>(mut self, handler: H) -> Self {
+    pub fn run_typed<H: Handler<E>, E: TypedEvent>(mut self, handler: H) -> Self {
         self.handler = Some(Arc::new(Typed::<H, E>(handler, PhantomData)));
         self
     }

@@ -6,6 +6,7 @@
 #![deny(warnings, unused, nonstandard_style, non_local_definitions, unused_qualifications, unused_lifetimes)]
 #![deny(single_use_lifetimes, elided_lifetimes_in_paths, let_underscore_drop, missing_debug_implementations)]
 #![deny(clippy::all, clippy::pedantic, clippy::nursery)]
+#![allow(clippy::redundant_pub_crate, reason = "it asks for what unreachable_pub refuses")]
 
 use std::any::TypeId;
 use std::fmt;
@@ -157,7 +158,7 @@ mod renamed {
     }
 
     #[derive(Default, sleepy::EventHandler)]
-    #[handler(event = Renamed, crate = "self::sleepy")]
+    #[handler(event = Renamed, timeout = "1s", backoff = "1s", crate = "self::sleepy")]
     struct RenamedType;
 
     impl sleepy::Handler<Renamed> for RenamedType {
@@ -236,8 +237,10 @@ fn linked() -> Vec<Registration> {
 
 /// What a registration shows of itself, by handler.
 fn shown(name: &str) -> String {
-    let found: Vec<String> = linked().iter().map(|registration| format!("{registration:?}")).collect();
-    let mut found = found.into_iter().filter(|text| text.contains(&format!("name: {name:?}")));
+    let mut found = linked()
+        .into_iter()
+        .map(|registration| format!("{registration:?}"))
+        .filter(|text| text.contains(&format!("name: {name:?}")));
     let text = found.next().unwrap_or_else(|| panic!("{name} is not linked in"));
     assert_eq!(found.next(), None, "{name} is linked in twice");
     text
@@ -372,6 +375,5 @@ async fn a_handler_stays_a_function() {
     assert!(computed(&TrialEnding { account: 7 }).await.is_ok());
     assert!(returns_anyhow(&TrialEnding { account: 0 }).await.is_err());
     assert!(returns_its_own_error(&TrialEnding { account: 7 }).await.is_ok());
-    let _signature: fn(&'static TrialEnding, &'static Context, State<Mailer>) -> _ = remind;
-    let _regular = Heartbeat::Regular;
+    assert!(late((remind, Heartbeat::Regular)).await.is_ok());
 }

@@ -3,7 +3,7 @@
 use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream, Parser};
 use syn::punctuated::Punctuated;
-use syn::{Attribute, Error, Ident, LitStr, Meta, Path, Result, Token, parenthesized, parse_quote};
+use syn::{Attribute, Error, Expr, ExprLit, Ident, Lit, LitStr, Meta, Path, Result, Token, parenthesized, parse_quote};
 
 /// A key that an attribute has, with an example of its use.
 pub(crate) type Key = (&'static str, &'static str);
@@ -26,6 +26,24 @@ impl Entry<'_> {
             return Err(Error::new(self.key.span(), format!("`{}` takes a value: `{}`", self.key, self.example)));
         }
         self.input.parse()
+    }
+
+    /// The text of `key = "text"`.
+    pub(crate) fn text(&self) -> Result<LitStr> {
+        let value: Expr = self.value()?;
+        match literal(&value) {
+            Some(Lit::Str(text)) => Ok(text.clone()),
+            _ => Err(Error::new_spanned(value, format!("`{}` is text in quotes: `{}`", self.key, self.example))),
+        }
+    }
+
+    /// The texts of `key("text", ..)`.
+    pub(crate) fn texts(&self) -> Result<Vec<LitStr>> {
+        let texts = self.list::<Expr>()?.into_iter().map(|value| match literal(&value) {
+            Some(Lit::Str(text)) => Ok(text.clone()),
+            _ => Err(Error::new_spanned(value, format!("`{}` are texts in quotes: `{}`", self.key, self.example))),
+        });
+        texts.collect()
     }
 
     /// The items of `key(item, ..)`, of which there is at least one.
@@ -92,6 +110,15 @@ fn listed(keys: &[Key]) -> String {
     keys.iter().map(|(_, example)| format!("`{example}`")).collect::<Vec<_>>().join(", ")
 }
 
+/// `value` as a literal, looked for behind the invisible groups that `macro_rules!` leaves.
+pub(crate) fn literal(value: &Expr) -> Option<&Lit> {
+    match value {
+        Expr::Lit(ExprLit { lit, .. }) => Some(lit),
+        Expr::Group(group) => literal(&group.expr),
+        _ => None,
+    }
+}
+
 /// Where the output finds dawdle, unless `crate = ".."` says otherwise.
 pub(crate) fn default_crate() -> Path {
     parse_quote!(::dawdle)
@@ -99,7 +126,7 @@ pub(crate) fn default_crate() -> Path {
 
 /// The path of `crate = "path"`.
 pub(crate) fn crate_path(entry: &Entry<'_>) -> Result<Path> {
-    let text: LitStr = entry.value()?;
+    let text = entry.text()?;
     text.parse_with(Path::parse_mod_style).map_err(|_| {
         Error::new(text.span(), "not a path; name the dependency as this crate does: `crate = \"dawdle\"`")
     })
@@ -113,13 +140,15 @@ pub(crate) fn check_name(what: &str, literal: &LitStr) -> Result<()> {
     let name = literal.value();
     let wrong = |text: String| Err(Error::new(literal.span(), text));
     if name.is_empty() {
-        return wrong(format!("{what} is empty"));
+        return wrong(format!("{what} is empty; write one, as in `trial.ending`"));
     }
     if name.len() > LONGEST_NAME {
         return wrong(format!("{what} has at most {LONGEST_NAME} bytes, this one has {}", name.len()));
     }
     if let Some(c) = name.chars().find(|c| c.is_whitespace() || c.is_control()) {
-        return wrong(format!("{what} has no whitespace and no control characters, this one has {c:?}"));
+        return wrong(format!(
+            "{what} has no whitespace and no control characters, this one has {c:?}; separate its words by dots"
+        ));
     }
     Ok(())
 }

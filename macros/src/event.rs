@@ -68,8 +68,8 @@ fn names(input: &DeriveInput) -> Result<Names> {
     let mut krate = attribute::default_crate();
     attribute::helper_attributes(&input.attrs, "event", &KEYS, |key, entry| {
         match key {
-            "kind" => kind = Some(entry.value::<LitStr>()?),
-            "aliases" => aliases = entry.list::<LitStr>()?,
+            "kind" => kind = Some(entry.text()?),
+            "aliases" => aliases = entry.texts()?,
             _ => krate = attribute::crate_path(&entry)?,
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! `#[derive(EventHandler)]`.
 
 use proc_macro2::TokenStream;
-use quote::quote;
+use quote::{quote, quote_spanned};
 use syn::{DeriveInput, Error, Result, Type};
 
 use crate::attribute::{self, Key};
@@ -18,12 +18,14 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
     let (event, options) = options(input)?;
     let wanted = Wanted::of(&event)?;
     let describe = options.registration(&input.ident, &wanted)?;
-    let run = match &wanted {
-        Wanted::Typed(event) => quote!(run_typed::<Self, #event>),
-        Wanted::All => quote!(run_all::<Self>),
-    };
     let krate = &options.krate;
     let ident = options::emitted(&input.ident);
+    // An error about what the type does not implement points at its name.
+    let this = quote_spanned!(ident.span()=> Self);
+    let run = match &wanted {
+        Wanted::Typed(event) => quote!(run_typed::<#this, #event>),
+        Wanted::All => quote!(run_all::<#this>),
+    };
     let linked = options::linked(
         krate,
         &ident,

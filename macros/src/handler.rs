@@ -3,7 +3,7 @@
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::quote;
 use syn::parse::{ParseStream, Parser};
-use syn::{Error, FnArg, GenericParam, ItemFn, Path, Result, ReturnType, Signature, Type};
+use syn::{Error, FnArg, GenericParam, ItemFn, Path, Result, ReturnType, Safety, Signature, Type};
 
 use crate::attribute;
 use crate::options::{self, Options, Wanted};
@@ -40,8 +40,7 @@ pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream
 /// A closure that is a `HandlerFn`: finds the arguments and calls the function.
 fn run(krate: &Path, signature: &Signature, wanted: &Wanted<'_>, others: &[&Type]) -> TokenStream {
     // Hygienic, so that a function may be called `event` or `cx`.
-    let local = |name: &str, span: Span| Ident::new(name, span.resolved_at(Span::mixed_site()));
-    let (event, cx) = (local("event", Span::mixed_site()), local("cx", Span::mixed_site()));
+    let (event, cx) = (Ident::new("event", Span::mixed_site()), Ident::new("cx", Span::mixed_site()));
     let first = match wanted {
         Wanted::Typed(ty) => quote!(#krate::__private::downcast::<#ty>(#event)?),
         Wanted::All => quote!(#event),
@@ -76,6 +75,9 @@ fn check(signature: &Signature) -> Result<()> {
     }
     if signature.asyncness.is_none() {
         return Err(Error::new(signature.fn_token.span, "a handler is async: write `async fn`"));
+    }
+    if let Safety::Unsafe(token) = &signature.safety {
+        return Err(Error::new(token.span, "a handler is safe to call: keep what is unsafe inside of it"));
     }
     for parameter in &signature.generics.params {
         if !matches!(parameter, GenericParam::Lifetime(_)) {

@@ -5,8 +5,7 @@ use std::time::Duration;
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::quote;
 use syn::ext::IdentExt;
-use syn::spanned::Spanned;
-use syn::{Error, Expr, ExprLit, Lit, LitInt, LitStr, Path, Result, Type, TypeParamBound};
+use syn::{Error, Expr, Lit, LitStr, Path, Result, Type, TypeParamBound};
 
 use crate::attribute::{self, Entry, Key};
 
@@ -32,7 +31,7 @@ pub(crate) struct Options {
     attempts: Option<Expr>,
     timeout: Option<TokenStream>,
     concurrency: Option<Expr>,
-    backoff: Option<TokenStream>,
+    backoff: Option<Delays>,
     except: Vec<Type>,
     except_span: Span,
 }
@@ -60,14 +59,14 @@ impl Options {
             "attempts" => self.attempts = Some(count::<u32>(key, entry.value()?)?),
             "timeout" => self.timeout = Some(timeout(entry.value()?)?),
             "concurrency" => self.concurrency = Some(count::<usize>(key, entry.value()?)?),
-            "backoff" => self.backoff = Some(self.backoff(entry.value()?)?),
+            "backoff" => self.backoff = Some(Delays::of(entry.value()?)?),
             "name" => {
-                let name: LitStr = entry.value()?;
+                let name = entry.text()?;
                 attribute::check_name("a handler's name", &name)?;
                 self.name = Some(name);
             }
             "aliases" => {
-                self.aliases = entry.list()?;
+                self.aliases = entry.texts()?;
                 self.aliases.iter().try_for_each(|alias| attribute::check_name("a handler's name", alias))?;
             }
             "except" => {
@@ -106,27 +105,49 @@ impl Options {
         let attempts = self.attempts.as_ref().map(|attempts| quote!(.attempts(#attempts)));
         let timeout = self.timeout.as_ref().map(|timeout| quote!(.timeout(#timeout)));
         let concurrency = self.concurrency.as_ref().map(|concurrency| quote!(.concurrency(#concurrency)));
-        let backoff = self.backoff.as_ref().map(|backoff| quote!(.backoff(#backoff)));
+        let backoff = self.backoff.as_ref().map(|backoff| {
+            let backoff = backoff.tokens(krate);
+            quote!(.backoff(#backoff))
+        });
         Ok(quote! {
             #krate::Registration::#new(#name, #krate::Place { file: ::core::file!(), line: ::core::line!() })
                 #(#except)* #aliases #attempts #timeout #concurrency #backoff
         })
     }
+}
 
-    /// A `Backoff` of `"1s"`, of `"1s..10m"` or of an expression.
-    fn backoff(&self, value: Expr) -> Result<TokenStream> {
-        let Some(text) = text("backoff", "\"1s\"` or `\"1s..10m\"", &value)? else { return Ok(quote!(#value)) };
-        let written = text.value();
-        let (first, max) = match written.split_once("..") {
-            Some((first, max)) => (duration(first, text.span())?, duration(max, text.span())?),
-            None => (duration(&written, text.span())?, LONGEST_DELAY),
+/// How long to wait between attempts.
+enum Delays {
+    Between { first: Duration, max: Duration },
+    Expression(Expr),
+}
+
+impl Delays {
+    /// Those of `"1s"`, of `"1s..10m"` or of an expression.
+    fn of(value: Expr) -> Result<Self> {
+        let Some(text) = text("backoff", "\"1s\"` or `\"1s..10m\"", &value)? else {
+            return Ok(Delays::Expression(value));
         };
-        if written.contains("..") && max < first {
-            let text = "the longest delay is shorter than the first; write `\"first..longest\"`, as in `\"1s..10m\"`";
-            return Err(Error::new(value.span(), text));
+        let written = text.value();
+        let Some((first, max)) = written.split_once("..") else {
+            return Ok(Delays::Between { first: duration(&written, text.span())?, max: LONGEST_DELAY });
+        };
+        let (first, max) = (duration(first, text.span())?, duration(max, text.span())?);
+        if max < first {
+            let wrong = "the longest delay is shorter than the first; write `\"first..longest\"`, as in `\"1s..10m\"`";
+            return Err(Error::new(text.span(), wrong));
         }
-        let (krate, first, max) = (&self.krate, tokens(first), tokens(max));
-        Ok(quote!(#krate::Backoff::exponential(#first, #max)))
+        Ok(Delays::Between { first, max })
+    }
+
+    fn tokens(&self, krate: &Path) -> TokenStream {
+        match self {
+            Delays::Between { first, max } => {
+                let (first, max) = (tokens(*first), tokens(*max));
+                quote!(#krate::Backoff::exponential(#first, #max))
+            }
+            Delays::Expression(backoff) => quote!(#backoff),
+        }
     }
 }
 
@@ -167,10 +188,13 @@ impl<'a> Wanted<'a> {
 
 /// A number above zero, or an expression of one.
 fn count<T: std::str::FromStr<Err: std::fmt::Display> + PartialEq + From<u8>>(key: &str, value: Expr) -> Result<Expr> {
-    match literal(&value) {
+    match attribute::literal(&value) {
         None => Ok(value),
         Some(Lit::Int(number)) => {
-            if whole::<T>(number)? == T::from(0) {
+            let parsed = number.base10_parse::<T>().map_err(|problem| {
+                Error::new(number.span(), format!("`{key}` is a whole number, as in `{key} = 8`: {problem}"))
+            })?;
+            if parsed == T::from(0) {
                 let repair = match key {
                     "attempts" => "a handler has at least one attempt: `attempts = 1` never retries",
                     _ => "a handler that may not run at all would hold up its events: `concurrency = 1` or more",
@@ -179,12 +203,8 @@ fn count<T: std::str::FromStr<Err: std::fmt::Display> + PartialEq + From<u8>>(ke
             }
             Ok(value)
         }
-        Some(other) => Err(Error::new(other.span(), format!("`{key}` is a whole number: `{key} = 8`"))),
+        Some(other) => Err(Error::new(other.span(), format!("`{key}` is a whole number, as in `{key} = 8`"))),
     }
-}
-
-fn whole<T: std::str::FromStr<Err: std::fmt::Display>>(number: &LitInt) -> Result<T> {
-    number.base10_parse()
 }
 
 /// A `Duration` of `"30s"` or of an expression.
@@ -197,19 +217,10 @@ fn timeout(value: Expr) -> Result<TokenStream> {
 
 /// The text of a string literal; `None` for an expression.
 fn text<'a>(key: &str, example: &str, value: &'a Expr) -> Result<Option<&'a LitStr>> {
-    match literal(value) {
+    match attribute::literal(value) {
         None => Ok(None),
         Some(Lit::Str(text)) => Ok(Some(text)),
         Some(other) => Err(Error::new(other.span(), format!("`{key}` has a unit: `{key} = {example}`"))),
-    }
-}
-
-/// `value` as a literal, looked for behind the invisible groups that `macro_rules!` leaves.
-fn literal(value: &Expr) -> Option<&Lit> {
-    match value {
-        Expr::Lit(ExprLit { lit, .. }) => Some(lit),
-        Expr::Group(group) => literal(&group.expr),
-        _ => None,
     }
 }
 
