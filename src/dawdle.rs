@@ -125,10 +125,8 @@ impl Dawdle {
     }
 
     pub(crate) async fn send_envelope(&self, mut envelope: Envelope, when_full: WhenFull) -> Result<EventId> {
-        let parcel = {
-            self.before_send(&mut envelope)?;
-            self.0.engine.sender.parcel(&envelope, envelope.due)?
-        };
+        self.before_send(&mut envelope)?;
+        let parcel = self.0.engine.sender.parcel(&envelope, envelope.due)?;
         self.0.engine.sender.check_size(&parcel)?;
         self.0.engine.sender.signal(parcel, when_full).await?;
         Ok(envelope.id)
@@ -285,14 +283,14 @@ impl Dawdle {
         tracing::info!("shut down");
     }
 
-    /// Stops everything where it stands: a node that dies.
+    /// Tells everything to stop, and waits for nothing.
     #[cfg(feature = "testing")]
-    pub(crate) fn kill(&self) {
+    pub(crate) fn abandon(&self) {
         self.0.closing.store(true, Ordering::Release);
-        for stops in self.listener().take().iter().map(|listener| listener.kill()).chain([&self.0.direct.stops]) {
-            stops.begin.raise();
-            stops.abort.raise();
+        if let Some(listener) = self.listener().take() {
+            listener.abandon();
         }
+        self.0.direct.stops.raise_all();
         self.0.closed.raise();
         self.0.engine.dispatcher.states().clear();
     }
@@ -351,6 +349,11 @@ impl Dawdle {
 
     pub(crate) fn engine(&self) -> &Engine {
         &self.0.engine
+    }
+
+    #[cfg(feature = "testing")]
+    pub(crate) fn observer(&self) -> Option<Arc<dyn Observer>> {
+        self.0.observer.clone()
     }
 
     pub(crate) fn clock(&self) -> &Clock {

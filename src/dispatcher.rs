@@ -56,7 +56,7 @@ pub(crate) enum Write {
 }
 
 /// Told of what happens; the test harness is one.
-pub(crate) trait Observer: Send + Sync {
+pub(crate) trait Observer: Any + Send + Sync {
     /// An envelope is about to be sent for the first time.
     fn signalled(&self, envelope: &Envelope);
     /// A handler's run has ended.
@@ -394,16 +394,17 @@ impl Dispatcher {
     }
 
     /// Runs the handlers of an event that is on no queue; yields what must be written of it.
-    pub(crate) async fn run_direct(&self, envelope: Envelope, stops: &Stops) -> crate::Result<Vec<Write>> {
+    pub(crate) async fn run_direct(&self, envelope: Envelope, stops: &Stops) -> Vec<Write> {
         let envelope = Arc::new(envelope);
+        let again = |due| vec![Write::Again(Box::new((*envelope).clone()), due)];
         match self.triage(&envelope) {
             Triage::Run { event, here, elsewhere } => {
                 let lost = Latch::default();
                 let writes = self.run_event(&envelope, &event, here, elsewhere, &lost, stops).await;
-                Ok(writes.unwrap_or_else(|| vec![Write::Again(Box::new((*envelope).clone()), None)]))
+                writes.unwrap_or_else(|| again(None))
             }
-            Triage::Hold(due) => Ok(vec![Write::Again(Box::new((*envelope).clone()), Some(due))]),
-            Triage::Write(write) => Ok(vec![write]),
+            Triage::Hold(due) => again(Some(due)),
+            Triage::Write(write) => vec![write],
         }
     }
 

@@ -6,7 +6,7 @@
 //! leaves the table, any extension of it awaited, before it is settled: so nothing extends what
 //! has been given back.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -188,11 +188,6 @@ impl Leases {
         self.0.answered.notify_waiters();
     }
 
-    /// The ids of everything that is leased.
-    #[cfg(test)]
-    pub(crate) fn ids(&self) -> HashSet<String> {
-        self.0.lock().keys().cloned().collect()
-    }
 }
 
 /// By how much a lease can be extended now, if it can.

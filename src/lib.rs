@@ -4,6 +4,9 @@
 pub mod backend;
 mod batch;
 mod clock;
+mod config;
+mod dawdle;
+mod dead_letter;
 mod delay;
 mod dispatcher;
 mod envelope;
@@ -23,11 +26,17 @@ mod sender;
 mod settings;
 mod settle;
 mod shutdown;
+mod signal;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod wire;
 
 pub use dawdle_macros::{Event, EventHandler, handler};
 
 pub use clock::{Clock, VirtualClock};
+pub use config::{BackendKind, Config};
+pub use dawdle::{Builder, Dawdle, signal};
+pub use dead_letter::{DeadLetter, DeadLetterStream, DeadLetters, Filter, HOLD as DEAD_LETTER_HOLD};
 pub use envelope::Envelope;
 pub use error::{BoxError, Error, ErrorKind, Result};
 pub use event::{Event, EventId, Place, TypedEvent};
@@ -37,6 +46,7 @@ pub use middleware::{Middleware, Next};
 pub use registry::HandlerInfo;
 pub use outcome::{Failure, FailureError, IntoOutcome, Outcome};
 pub use retry::Backoff;
+pub use signal::Signal;
 
 /// What the macros' output calls. Not for use by hand: it may change in any release.
 #[doc(hidden)]

@@ -100,6 +100,13 @@ impl Listener {
         self.unleased.raise();
     }
 
+    /// Tells everything to stop, and waits for nothing.
+    #[cfg(feature = "testing")]
+    pub(crate) fn abandon(&self) {
+        self.work.stops.raise_all();
+        self.unleased.raise();
+    }
+
     fn add_receiver(self: &Arc<Self>) {
         self.receivers.fetch_add(1, Ordering::AcqRel);
         let (listener, guard) = (Arc::clone(self), self.loops.guard());

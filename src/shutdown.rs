@@ -33,6 +33,15 @@ pub(crate) struct Stops {
     pub(crate) abort: Latch,
 }
 
+impl Stops {
+    /// All three at once.
+    pub(crate) fn raise_all(&self) {
+        for stop in [&self.begin, &self.cancel, &self.abort] {
+            stop.raise();
+        }
+    }
+}
+
 /// Work that can be drained: what is under way, and what tells it to stop.
 #[derive(Clone, Default)]
 pub(crate) struct Work {
@@ -56,8 +65,7 @@ impl Work {
                 }
             }
         }
-        self.stops.cancel.raise();
-        self.stops.abort.raise();
+        self.stops.raise_all();
     }
 }
 

@@ -1,0 +1,7 @@
+//! For tests: a [`Harness`] on a clock that the test moves, and the [`conformance`] suite that
+//! every backend passes.
+
+mod harness;
+mod recorder;
+
+pub use harness::{Harness, HarnessBuilder};

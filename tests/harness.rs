@@ -1,0 +1,332 @@
+//! What an application can rely on, seen through the harness.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use dawdle::testing::Harness;
+use dawdle::{Context, Event, Failure, Outcome, State};
+use serde::{Deserialize, Serialize};
+
+const DAY: u64 = 86_400;
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+#[derive(Debug, Serialize, Deserialize, Event)]
+#[event(kind = "trial.ending", aliases("trial.ends"))]
+struct TrialEnding {
+    account: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize, Event)]
+#[event(kind = "reminded")]
+struct Reminded {
+    account: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize, Event)]
+#[event(kind = "heartbeat")]
+struct Heartbeat;
+
+struct Mailer {
+    sent: AtomicUsize,
+}
+
+impl Mailer {
+    fn fake() -> Self {
+        Mailer { sent: AtomicUsize::new(0) }
+    }
+}
+
+#[dawdle::handler(attempts = 8, timeout = "30s", concurrency = 4)]
+async fn remind(event: &TrialEnding, cx: &Context, mailer: State<Mailer>) -> Outcome {
+    mailer.sent.fetch_add(1, Ordering::Relaxed);
+    cx.dawdle().signal(Reminded { account: event.account }).await?;
+    Ok(())
+}
+
+#[dawdle::handler]
+async fn count(_: &Reminded) -> Outcome {
+    Ok(())
+}
+
+#[dawdle::handler]
+async fn beat(_: &Heartbeat) -> Outcome {
+    Ok(())
+}
+
+#[dawdle::handler(except(Heartbeat))]
+async fn audit(event: &dyn Event, cx: &Context) -> Outcome {
+    assert_eq!(event.kind(), cx.kind());
+    Ok(())
+}
+
+async fn harness() -> Harness {
+    Harness::builder().state(Mailer::fake()).start().await.unwrap()
+}
+
+#[tokio::test]
+async fn an_event_runs_two_weeks_later_and_not_a_second_before() {
+    let test = harness().await;
+    test.signal(TrialEnding { account: 7 }).delay(seconds(14 * DAY)).await.unwrap();
+    test.advance(seconds(14 * DAY - 1)).await;
+    assert_eq!(test.runs("remind"), 0);
+    test.advance(seconds(1)).await;
+    assert_eq!(test.runs("remind"), 1);
+    assert_eq!(test.handled::<TrialEnding>()[0].account, 7);
+    assert_eq!(test.signalled::<Reminded>().len(), 1);
+    assert_eq!(test.runs("count"), 1);
+    assert_eq!(test.runs("audit"), 2);
+    assert!(test.dead_letters().await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_does_the_same_when_tokios_time_is_paused() {
+    let test = harness().await;
+    test.signal(TrialEnding { account: 7 }).delay(seconds(DAY)).await.unwrap();
+    test.advance(seconds(DAY) - Duration::from_millis(1)).await;
+    assert_eq!(test.runs("remind"), 0);
+    test.advance(Duration::from_millis(1)).await;
+    assert_eq!(test.runs("remind"), 1);
+}
+
+#[tokio::test]
+async fn a_catch_all_sees_every_event_except_those_left_out() {
+    let test = harness().await;
+    test.signal(Heartbeat).await.unwrap();
+    test.signal(Reminded { account: 1 }).await.unwrap();
+    test.drain().await;
+    assert_eq!((test.runs("beat"), test.runs("count"), test.runs("audit")), (1, 1, 1));
+}
+
+#[tokio::test]
+async fn drain_scheduled_jumps_to_whatever_is_scheduled() {
+    let test = harness().await;
+    let start = test.now();
+    test.signal(TrialEnding { account: 7 }).delay(seconds(3 * DAY)).await.unwrap();
+    test.drain_scheduled().await;
+    assert_eq!(test.runs("count"), 1);
+    assert_eq!(test.now().duration_since(start).unwrap(), seconds(3 * DAY));
+}
+
+#[tokio::test]
+async fn a_handler_without_its_state_fails_the_test_that_runs_it_and_no_other() {
+    let test = Harness::start().await.unwrap();
+    test.signal(Heartbeat).await.unwrap();
+    test.drain().await;
+    assert_eq!(test.runs("beat"), 1);
+    test.signal(TrialEnding { account: 1 }).await.unwrap();
+    let failed = tokio::spawn(async move { test.drain().await }).await.unwrap_err();
+    let panic = failed.into_panic();
+    let text = panic.downcast_ref::<String>().unwrap();
+    assert!(text.contains("`remind`") && text.contains("Mailer"), "{text}");
+}
+
+#[tokio::test]
+#[should_panic(expected = "no handler is called `remnid`")]
+async fn an_unknown_handlers_runs_are_a_mistake() {
+    harness().await.runs("remnid");
+}
+
+#[tokio::test]
+async fn signal_goes_through_the_harness_it_is_called_in() {
+    assert_eq!(dawdle::signal(Heartbeat).await.unwrap_err().kind(), dawdle::ErrorKind::NotInstalled);
+    let test = harness().await;
+    test.scope(async { dawdle::signal(Heartbeat).await }).await.unwrap();
+    test.drain().await;
+    assert_eq!(test.runs("beat"), 1);
+}
+
+mod steps {
+    use super::*;
+
+    #[derive(Debug, Serialize, Deserialize, Event)]
+    #[event(kind = "job")]
+    struct Job;
+
+    #[derive(Default)]
+    struct Counts {
+        fail: AtomicUsize,
+    }
+
+    #[dawdle::handler(attempts = 3)]
+    async fn fails_twice(_: &Job, cx: &Context, counts: State<Counts>) -> Outcome {
+        assert_eq!(cx.attempt() as usize, counts.fail.fetch_add(1, Ordering::Relaxed) + 1);
+        if cx.attempt() < 3 { Err("not yet")? }
+        assert!(cx.is_last_attempt());
+        Ok(())
+    }
+
+    #[dawdle::handler]
+    async fn fine(_: &Job) -> Outcome {
+        Ok(())
+    }
+
+    #[dawdle::handler]
+    async fn also_fine(_: &Job) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn of_three_handlers_only_the_one_that_failed_runs_again() {
+        let test = Harness::builder().state(Counts::default()).start().await.unwrap();
+        test.signal(Job).await.unwrap();
+        test.drain().await;
+        assert_eq!((test.runs("fails_twice"), test.runs("fine"), test.runs("also_fine")), (1, 1, 1));
+        test.advance(seconds(3)).await;
+        assert_eq!((test.runs("fails_twice"), test.runs("fine"), test.runs("also_fine")), (3, 1, 1));
+        assert!(test.dead_letters().await.is_empty());
+    }
+
+    #[derive(Debug, Serialize, Deserialize, Event)]
+    #[event(kind = "ways")]
+    enum Ways {
+        Panic,
+        Hang,
+        Snooze,
+        DeadLetter,
+        Discard,
+        Error,
+        RetryAfter,
+    }
+
+    #[dawdle::handler(attempts = 2, timeout = "30s", backoff = "10s")]
+    async fn go(event: &Ways, cx: &Context) -> Outcome {
+        match event {
+            Ways::Panic => panic!("oh"),
+            Ways::Hang => std::future::pending().await,
+            Ways::Snooze if cx.lag() == Duration::ZERO && cx.now() < cx.signalled_at() + seconds(3600) => {
+                Err(Failure::snooze(seconds(3600)))
+            }
+            Ways::Snooze => Ok(()),
+            Ways::DeadLetter => Err(Failure::dead_letter("account closed")),
+            Ways::Discard => Err(Failure::discard("no use")),
+            Ways::Error => Err("no")?,
+            Ways::RetryAfter => Err(Failure::retry_after(seconds(60), "busy")),
+        }
+    }
+
+    async fn letters_after(way: Ways, span: Duration) -> (usize, Vec<dawdle::DeadLetter>) {
+        let test = Harness::start().await.unwrap();
+        test.signal(way).await.unwrap();
+        test.advance(span).await;
+        (test.runs("go"), test.dead_letters().await)
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_a_failed_attempt_and_harms_nobody_else() {
+        let (runs, letters) = letters_after(Ways::Panic, seconds(10)).await;
+        assert_eq!((runs, letters.len()), (2, 1));
+        assert_eq!(letters[0].reason, dawdle::reason::ATTEMPTS);
+        assert_eq!(letters[0].error.as_deref(), Some("panicked: oh"));
+        assert_eq!(letters[0].attempts, 2);
+        assert_eq!(letters[0].handler.as_deref(), Some("go"));
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_hangs_is_dropped_at_its_timeout() {
+        let (runs, letters) = letters_after(Ways::Hang, seconds(29)).await;
+        assert_eq!((runs, letters.len()), (0, 0));
+        let (runs, letters) = letters_after(Ways::Hang, seconds(71)).await;
+        assert_eq!((runs, letters.len()), (2, 1));
+        assert!(letters[0].error.as_deref().unwrap().contains("timed out after 30s"));
+    }
+
+    #[tokio::test]
+    async fn a_snooze_spends_no_attempt() {
+        let test = Harness::start().await.unwrap();
+        test.signal(Ways::Snooze).await.unwrap();
+        test.advance(seconds(3599)).await;
+        assert_eq!(test.runs("go"), 1);
+        test.advance(seconds(1)).await;
+        assert_eq!(test.runs("go"), 2);
+        test.advance(seconds(DAY)).await;
+        assert_eq!((test.runs("go"), test.dead_letters().await.len()), (2, 0));
+    }
+
+    #[tokio::test]
+    async fn a_handler_dead_letters_and_discards_at_its_word() {
+        let (runs, letters) = letters_after(Ways::DeadLetter, seconds(1)).await;
+        assert_eq!((runs, letters.len()), (1, 1));
+        assert_eq!(letters[0].reason, "account closed");
+        let (runs, letters) = letters_after(Ways::Discard, seconds(1000)).await;
+        assert_eq!((runs, letters.len()), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn an_error_is_tried_again_after_its_backoff_or_the_time_it_names() {
+        let (runs, letters) = letters_after(Ways::Error, seconds(10)).await;
+        assert_eq!((runs, letters.len()), (2, 1));
+        let (runs, _) = letters_after(Ways::RetryAfter, seconds(59)).await;
+        assert_eq!(runs, 1);
+        let (runs, _) = letters_after(Ways::RetryAfter, seconds(60)).await;
+        assert_eq!(runs, 2);
+    }
+
+    #[tokio::test]
+    async fn a_replay_goes_to_the_failed_handler_with_fresh_attempts() {
+        let test = Harness::start().await.unwrap();
+        test.signal(Ways::Error).await.unwrap();
+        test.advance(seconds(10)).await;
+        let letters = test.dead_letters().await;
+        test.dawdle().dead_letters().replay(&letters[0]).await.unwrap();
+        test.drain().await;
+        assert_eq!(test.runs("go"), 3);
+        assert!(test.dead_letters().await.is_empty());
+        test.advance(seconds(10)).await;
+        let letters = test.dead_letters().await;
+        assert_eq!((test.runs("go"), letters.len(), letters[0].attempts), (4, 1, 2));
+        assert_eq!(test.dawdle().dead_letters().purge_where(dawdle::Filter::default().kind("ways")).await.unwrap(), 1);
+        assert!(test.dead_letters().await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_event_that_is_taken_after_its_expiry_is_dead_lettered_and_a_replay_ignores_it() {
+        let test = Harness::builder().listener(false).start().await.unwrap();
+        test.signal(Ways::Snooze).expires_in(seconds(60)).await.unwrap();
+        test.advance(seconds(61)).await;
+        test.dawdle().start_listener().await.unwrap();
+        test.drain().await;
+        let letters = test.dead_letters().await;
+        assert_eq!((test.runs("go"), letters.len()), (0, 1));
+        assert_eq!(letters[0].reason, dawdle::reason::EXPIRED);
+        test.dawdle().dead_letters().replay(&letters[0]).await.unwrap();
+        test.drain().await;
+        assert_eq!(test.runs("go"), 1);
+    }
+
+    #[tokio::test]
+    async fn a_direct_signal_runs_here_and_its_failures_go_to_the_queue() {
+        let test = Harness::builder().state(Counts::default()).start().await.unwrap();
+        test.signal(Job).direct().await.unwrap();
+        test.drain().await;
+        assert_eq!((test.runs("fails_twice"), test.runs("fine")), (1, 1));
+        assert_eq!(test.backend().requests().receive, 0);
+        test.advance(seconds(3)).await;
+        assert_eq!((test.runs("fails_twice"), test.runs("fine")), (3, 1));
+        let error = test.signal(Job).direct().delay(seconds(1)).await.unwrap_err();
+        assert_eq!(error.kind(), dawdle::ErrorKind::Invalid);
+    }
+}
+
+#[tokio::test]
+async fn a_state_can_hold_the_dawdle_it_is_part_of() {
+    struct Clerk(dawdle::Dawdle);
+    let seen: Arc<std::sync::Mutex<Option<dawdle::Dawdle>>> = Arc::default();
+    let keep = Arc::clone(&seen);
+    let test = Harness::builder()
+        .state(Mailer::fake())
+        .state_with(move |dawdle| {
+            *keep.lock().unwrap() = Some(dawdle.clone());
+            Clerk(dawdle)
+        })
+        .start()
+        .await
+        .unwrap();
+    let dawdle = seen.lock().unwrap().take().unwrap();
+    dawdle.signal(Heartbeat).await.unwrap();
+    test.drain().await;
+    assert_eq!(test.runs("beat"), 1);
+}
