@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use dawdle::backend::memory::MemoryBackend;
 use dawdle::backend::{Backend, BoxFuture, Limits};
-use dawdle::testing::conformance::{Features, Subject, run_all};
+use dawdle::testing::conformance::{self, Features, Subject, run_all};
 use dawdle::{Clock, VirtualClock};
 
 /// The memory backend with these limits.
@@ -84,4 +84,23 @@ async fn the_suite_in_real_time_takes_less_than_a_minute() {
     let start = std::time::Instant::now();
     run_all(&RealTime).await;
     assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
+}
+
+/// A subject on which nothing ever becomes due.
+struct Frozen(Memory);
+
+impl Subject for Frozen {
+    fn open(&self, handles: usize) -> BoxFuture<'_, Vec<Arc<dyn Backend>>> {
+        self.0.open(handles)
+    }
+
+    fn pass(&self, _span: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+}
+
+#[tokio::test]
+#[should_panic(expected = "a_delay_hides_for_its_length (memory): only 0 of 1 messages came from the message queue")]
+async fn a_property_that_does_not_hold_is_named() {
+    conformance::a_delay_hides_for_its_length(&Frozen(Memory::new(Limits::sqs()))).await;
 }
