@@ -394,9 +394,8 @@ fn node_name() -> String {
 }
 
 fn parse_variable<T: Setting>(name: &str, value: &str) -> Result<T> {
-    T::parse(value).ok_or_else(|| {
-        Error::new(ErrorKind::Config, format!("{name} is `{value}`; allowed is {}", T::ALLOWED))
-    })
+    T::parse(value)
+        .ok_or_else(|| Error::new(ErrorKind::Config, format!("{name} is `{value}`; allowed is {}", T::ALLOWED)))
 }
 
 fn unknown_variable(name: &str) -> Error {
@@ -513,13 +512,16 @@ mod tests {
     #[test]
     fn a_table_is_read_and_written_and_its_errors_are_clear() {
         let config: Config =
-            serde_json::from_str(r#"{"backend": "local", "start_listener": true, "timeout": "1m", "attempts": 3}"#).unwrap();
+            serde_json::from_str(r#"{"backend": "local", "start_listener": true, "timeout": "1m", "attempts": 3}"#)
+                .unwrap();
         assert_eq!(config.timeout, Some(Duration::from_secs(60)));
         let text = serde_json::to_string(&config).unwrap();
         assert_eq!(serde_json::from_str::<Config>(&text).unwrap(), config);
         let error = serde_json::from_str::<Config>(r#"{"concurency": 1}"#).unwrap_err().to_string();
         assert!(error.contains("concurency") && error.contains("`concurrency`"), "{error}");
-        assert!(serde_json::from_str::<Config>(r#"{"timeout": "soon"}"#).unwrap_err().to_string().contains("with its unit"));
+        assert!(
+            serde_json::from_str::<Config>(r#"{"timeout": "soon"}"#).unwrap_err().to_string().contains("with its unit")
+        );
     }
 
     #[test]

@@ -227,7 +227,11 @@ impl DeadLetters {
         self.each(filter, act).await
     }
 
-    async fn each<F: Future<Output = Result<()>>>(&self, filter: Filter, act: impl Fn(DeadLetter) -> F) -> Result<usize> {
+    async fn each<F: Future<Output = Result<()>>>(
+        &self,
+        filter: Filter,
+        act: impl Fn(DeadLetter) -> F,
+    ) -> Result<usize> {
         let mut letters = self.scan(filter).chunks(SIDE_BY_SIDE);
         let mut done = 0;
         while let Some(chunk) = letters.next().await {
@@ -392,13 +396,8 @@ impl Scan {
 /// Reads a message of the dead lane.
 fn letter(delivery: Delivery) -> DeadLetter {
     let Delivery { message_id, receipt, body, attributes, enqueued_at, .. } = delivery;
-    let death = |reason: &str| Death {
-        reason: reason.to_owned(),
-        error: None,
-        time: enqueued_at,
-        node: None,
-        version: None,
-    };
+    let death =
+        |reason: &str| Death { reason: reason.to_owned(), error: None, time: enqueued_at, node: None, version: None };
     let (envelope, raw) = match wire::read(&body, enqueued_at) {
         Body::One(envelope) => {
             let raw = wire::unwrap_undecodable(&envelope).map(|body| (body, attributes));

@@ -131,7 +131,13 @@ mod tests {
 
     /// Follows one event from its signal until it can be run, with every look at the delay queue
     /// late by up to `look` seconds; returns the requests and when it reached the node.
-    fn travel(delay: f64, limits: &Limits, look: f64, in_flight: u64, random: &mut dyn FnMut() -> f64) -> (u32, SystemTime) {
+    fn travel(
+        delay: f64,
+        limits: &Limits,
+        look: f64,
+        in_flight: u64,
+        random: &mut dyn FnMut() -> f64,
+    ) -> (u32, SystemTime) {
         let due = at(delay);
         let mut now = at(0.0);
         let mut lane = first_lane(now, due, limits);

@@ -141,7 +141,10 @@ impl Dispatcher {
     }
 
     /// Puts another registry in place; what runs goes on as it was.
-    pub(crate) fn change_registry<T>(&self, change: impl FnOnce(&Registry) -> crate::Result<(Registry, T)>) -> crate::Result<T> {
+    pub(crate) fn change_registry<T>(
+        &self,
+        change: impl FnOnce(&Registry) -> crate::Result<(Registry, T)>,
+    ) -> crate::Result<T> {
         let mut registry = self.0.registry.write().unwrap_or_else(PoisonError::into_inner);
         let (changed, answer) = change(&registry)?;
         *registry = Arc::new(changed);
@@ -248,9 +251,8 @@ impl Dispatcher {
             "received {} times without being settled: it may be killing its process (`max_receives` is {})",
             delivery.receive_count, self.0.settings.max_receives
         );
-        let dead = |envelope: Envelope| {
-            with_attributes(self.dead(envelope, reason::POISON, Some(error.clone())), delivery)
-        };
+        let dead =
+            |envelope: Envelope| with_attributes(self.dead(envelope, reason::POISON, Some(error.clone())), delivery);
         match body {
             Body::One(envelope) => vec![dead(*envelope)],
             Body::Pack(parts) => parts
@@ -377,7 +379,8 @@ impl Dispatcher {
         if ends.iter().all(|end| matches!(end, End::NotRun { .. })) {
             return None;
         }
-        let again = |entry: &Entry, attempt, at| Write::Again(Box::new(envelope.addressed(&entry.name, attempt, at)), at);
+        let again =
+            |entry: &Entry, attempt, at| Write::Again(Box::new(envelope.addressed(&entry.name, attempt, at)), at);
         let mut writes: Vec<Write> = elsewhere.iter().map(|entry| again(entry, 1, None)).collect();
         for (entry, end) in here.iter().zip(ends) {
             match end {

@@ -187,7 +187,6 @@ impl Leases {
         lost.iter().for_each(Latch::raise);
         self.0.answered.notify_waiters();
     }
-
 }
 
 /// By how much a lease can be extended now, if it can.

@@ -43,8 +43,8 @@ pub use event::{Event, EventId, Place, TypedEvent};
 pub use foreign::RawMessage;
 pub use handler::{Context, EventHandler, Handler, Registration, State};
 pub use middleware::{Middleware, Next};
-pub use registry::HandlerInfo;
 pub use outcome::{Failure, FailureError, IntoOutcome, Outcome};
+pub use registry::HandlerInfo;
 pub use retry::Backoff;
 pub use signal::Signal;
 

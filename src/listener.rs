@@ -257,7 +257,8 @@ impl Listener {
         loop {
             let Err(error) = self.engine.sender.send(parcel.clone()).await else { return true };
             tries += 1;
-            if error.kind() == ErrorKind::TooLarge && parcel.lane == Lane::Dead && parcel.outgoing.body != delivery.body {
+            if error.kind() == ErrorKind::TooLarge && parcel.lane == Lane::Dead && parcel.outgoing.body != delivery.body
+            {
                 // The message itself fitted; it is moved as it is.
                 parcel.outgoing = as_it_came(delivery);
                 continue;
@@ -290,7 +291,9 @@ impl Listener {
                 Some(Err(error)) => {
                     errors += 1;
                     let pause = AFTER_ERRORS.delay(errors, fastrand::f64());
-                    tracing::warn!("the look at the delay queue failed {errors} times in a row, again in {pause:?}: {error}");
+                    tracing::warn!(
+                        "the look at the delay queue failed {errors} times in a row, again in {pause:?}: {error}"
+                    );
                     pause
                 }
                 None => jittered(self.engine.settings.delay_poll),

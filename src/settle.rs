@@ -29,8 +29,8 @@ pub(crate) struct Settler {
 impl Settler {
     pub(crate) fn new(backend: Arc<dyn Backend>, clock: Clock, settings: &Settings) -> Self {
         let pace = Pace { linger: settings.ack_linger, at_once: AT_ONCE };
-        let lanes = Lane::ALL
-            .map(|lane| Batcher::new(SettleWork { backend: Arc::clone(&backend), lane }, clock.clone(), pace));
+        let lanes =
+            Lane::ALL.map(|lane| Batcher::new(SettleWork { backend: Arc::clone(&backend), lane }, clock.clone(), pace));
         let finished = Arc::new(Mutex::new(Remembered::new(settings.remembered_ids)));
         Settler { clock, lanes, finished }
     }
@@ -47,7 +47,9 @@ impl Settler {
             };
             self.remember(message_id);
             if !error.is_transient() || attempt == TRIES {
-                tracing::warn!("message {message_id} is handled but could not be deleted; it will be on sight: {error}");
+                tracing::warn!(
+                    "message {message_id} is handled but could not be deleted; it will be on sight: {error}"
+                );
                 return;
             }
             self.clock.sleep(TRY_AGAIN.delay(attempt, fastrand::f64())).await;
@@ -141,9 +143,8 @@ impl Work for SettleWork {
     fn run(&self, entries: Vec<Settle>) -> BoxFuture<'_, Vec<Result<()>>> {
         Box::pin(async move {
             let mut answers = self.backend.settle(self.lane, &entries).await;
-            answers.resize_with(entries.len(), || {
-                Err(Error::new(ErrorKind::Unavailable, "the entry was not answered"))
-            });
+            answers
+                .resize_with(entries.len(), || Err(Error::new(ErrorKind::Unavailable, "the entry was not answered")));
             answers
         })
     }

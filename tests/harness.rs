@@ -154,7 +154,9 @@ mod steps {
     #[dawdle::handler(attempts = 3)]
     async fn fails_twice(_: &Job, cx: &Context, counts: State<Counts>) -> Outcome {
         assert_eq!(cx.attempt() as usize, counts.fail.fetch_add(1, Ordering::Relaxed) + 1);
-        if cx.attempt() < 3 { Err("not yet")? }
+        if cx.attempt() < 3 {
+            Err("not yet")?
+        }
         assert!(cx.is_last_attempt());
         Ok(())
     }

@@ -91,6 +91,9 @@ struct State {
 
 /// How many requests SQS would have counted, failed ones included.
 ///
+/// A receive counts once, when it answers, however long it has waited: SQS would have answered,
+/// and been asked again, every 20 seconds.
+///
 /// One for each call of up to 10 entries; SQS bills one more for each further 64 KiB of a call's
 /// payload, which is not counted here: <https://aws.amazon.com/sqs/pricing/>
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
