@@ -305,7 +305,7 @@ mod steps {
         test.signal(Job).direct().await.unwrap();
         test.drain().await;
         assert_eq!((test.runs("fails_twice"), test.runs("fine")), (1, 1));
-        assert_eq!(test.backend().requests().receive, 0);
+        assert_eq!(test.backend().requests().send, 1, "only the retry is sent");
         test.advance(seconds(3)).await;
         assert_eq!((test.runs("fails_twice"), test.runs("fine")), (3, 1));
         let error = test.signal(Job).direct().delay(seconds(1)).await.unwrap_err();
