@@ -384,25 +384,6 @@ async fn a_path_too_long_for_a_socket_still_wakes() -> Result<()> {
 // Leases within a process.
 
 #[tokio::test]
-async fn a_receive_that_is_dropped_gives_back() -> Result<()> {
-    let folder = folder()?;
-    let backend = open(folder.path().join("queue.db")).await?;
-    send(&backend, (0..50).map(|n| n.to_string())).await?;
-    for round in 0..40 {
-        // Dropped before it is begun, while it is done, or with the answer on its way.
-        let _ = tokio::time::timeout(Duration::from_micros(round * 100), backend.receive(Lane::Message, 50)).await;
-        // Those that were answered in time were dropped by this test, not on the way.
-        let deliveries = backend.inspect(Lane::Message).await?;
-        if deliveries.in_flight > 0 {
-            break;
-        }
-    }
-    let stats = backend.inspect(Lane::Message).await?;
-    ensure!(stats.total() == 50, "{stats:?}");
-    Ok(())
-}
-
-#[tokio::test]
 async fn a_dropped_answer_restores_the_count() -> Result<()> {
     let folder = folder()?;
     let backend = open(folder.path().join("queue.db")).await?;

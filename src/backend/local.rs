@@ -15,8 +15,8 @@
 //! processes take turns (`turn`). A process that waits is woken by those that write (`wake`),
 //! and whether a process lives is told by a lock that ends with it (`nodes`).
 //!
-//! The file must be on a local disk. Deleting it while a process has it open parts that process
-//! from the others: stop them first.
+//! The file must be on a local disk. Where it is deleted while processes have it open, they notice
+//! at their next call and begin a new one; what was in it is gone.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -201,12 +201,15 @@ impl LocalBackend {
     }
 
     async fn receive_or_wait(&self, lane: Lane, max: usize) -> Result<Vec<Delivery>> {
-        let (called, started) = (SystemTime::now(), Instant::now());
+        let started = Instant::now();
+        let mut waited = Duration::ZERO;
         loop {
             // Before the look, so that what is committed after it is not missed.
             let mut woken = std::pin::pin!(self.waiters.lane(lane).notified());
             woken.as_mut().enable();
-            let (deliveries, next_due) = self.lease(lane, max, self.options.lease, called, true).await?;
+            let (mut deliveries, next_due) = self.lease(lane, max, self.options.lease, true).await?;
+            // Their lease is told from the call, and began after the wait.
+            deliveries.iter_mut().for_each(|delivery| delivery.lease += waited);
             let left = self.options.receive_wait.saturating_sub(started.elapsed());
             if !deliveries.is_empty() || left.is_zero() || max == 0 {
                 return Ok(deliveries);
@@ -218,6 +221,7 @@ impl LocalBackend {
                 () = woken => {}
                 () = tokio::time::sleep(pause) => {}
             }
+            waited = started.elapsed();
         }
     }
 
@@ -226,13 +230,11 @@ impl LocalBackend {
         lane: Lane,
         max: usize,
         lease: Duration,
-        called: SystemTime,
         waits: bool,
     ) -> Result<(Vec<Delivery>, Option<i64>)> {
         let max = max.min(BATCH);
         let leased = self.inbox.ask(|answer| Work::Lease { lane, max, lease, waits, answer }).await??;
         let (token, next_due) = (leased.token, leased.next_due);
-        let lease = time(leased.until).duration_since(called).unwrap_or_default();
         // No await from here on: what was taken arrives.
         Ok((leased.take().into_iter().map(|row| delivery(row, token, lease)).collect(), next_due))
     }
@@ -317,7 +319,7 @@ impl Backend for LocalBackend {
 
     fn browse(&self, lane: Lane, max: usize, hold: Duration) -> BoxFuture<'_, Result<Vec<Delivery>>> {
         Box::pin(async move {
-            let (deliveries, _) = self.lease(lane, max, hold, SystemTime::now(), false).await?;
+            let (deliveries, _) = self.lease(lane, max, hold, false).await?;
             Ok(deliveries)
         })
     }
@@ -364,7 +366,9 @@ fn delivery(row: LeasedRow, token: i64, lease: Duration) -> Delivery {
         BTreeMap::new()
     });
     Delivery {
-        message_id: row.id.to_string(),
+        // Distinct also when the file was deleted and ids begin anew: what is remembered by its id
+        // must not be taken for another.
+        message_id: format!("{}-{}", row.id, row.enqueued_at),
         receipt: Receipt(format!("{}-{token}", row.id)),
         body: row.body,
         attributes,

@@ -15,6 +15,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// How many commands of one kind may be under way at once; callers beyond wait.
 const AT_ONCE: usize = 1_024;
 
+#[cfg(test)]
+pub(super) type RunInTest = fn(&rusqlite::Connection) -> rusqlite::Result<()>;
+
 /// A command, and where its answer goes.
 #[derive(Debug)]
 pub(super) enum Work {
@@ -50,7 +53,7 @@ pub(super) enum Work {
     /// Runs something on the connection, within the group's transaction.
     #[cfg(test)]
     Run {
-        run: fn(&rusqlite::Connection) -> rusqlite::Result<()>,
+        run: RunInTest,
         answer: oneshot::Sender<Vec<Result<()>>>,
     },
 }
@@ -104,15 +107,14 @@ impl Work {
 pub(super) struct Leased {
     pub(super) rows: Vec<LeasedRow>,
     pub(super) token: i64,
-    pub(super) until: i64,
     /// Where there were none: when there will be.
     pub(super) next_due: Option<i64>,
     inbox: Arc<Inbox>,
 }
 
 impl Leased {
-    pub(super) fn new(inbox: &Arc<Inbox>, rows: Vec<LeasedRow>, token: i64, until: i64, next_due: Option<i64>) -> Self {
-        Leased { rows, token, until, next_due, inbox: Arc::clone(inbox) }
+    pub(super) fn new(inbox: &Arc<Inbox>, rows: Vec<LeasedRow>, token: i64, next_due: Option<i64>) -> Self {
+        Leased { rows, token, next_due, inbox: Arc::clone(inbox) }
     }
 
     /// The rows, which have arrived.

@@ -76,6 +76,18 @@ impl Place {
         }
     }
 
+    /// What tells the file that is there now from another of its name, where the system has such a
+    /// thing.
+    pub(super) fn identity(&self) -> Option<(u64, u64)> {
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt;
+            fs::metadata(&self.file).ok().map(|file| (file.dev(), file.ino()))
+        }
+        #[cfg(not(unix))]
+        None
+    }
+
     /// A side file.
     pub(super) fn side_file(&self, name: &str) -> PathBuf {
         self.nodes.join(name)

@@ -54,7 +54,7 @@ const SOON_MS: i64 = 2_000;
 /// What a command came to, until the commit.
 enum Done {
     Entries(Vec<Result<()>>),
-    Leased { rows: Vec<LeasedRow>, token: i64, until: i64, next_due: Option<i64> },
+    Leased { rows: Vec<LeasedRow>, token: i64, next_due: Option<i64> },
     Counted(LaneStats, Option<i64>),
     Failed(Error),
 }
@@ -74,6 +74,8 @@ pub(super) struct Writer {
     waiters: Arc<Waiters>,
     commits: Arc<AtomicU64>,
     connection: Connection,
+    /// Which file it is open on.
+    identity: Option<(u64, u64)>,
     turn: Turn,
     node: Node,
     started_at: i64,
@@ -117,11 +119,12 @@ impl Writer {
             .map_err(|error| failed(&place.file, "joining", error))?;
         drop(taken);
         let mut writer = Writer {
-            place,
             options,
             inbox,
             waiters,
             commits,
+            identity: place.identity(),
+            place,
             connection,
             turn,
             node,
@@ -152,6 +155,9 @@ impl Writer {
 
     fn perform(&mut self, group: Group) {
         let Group { commands, returns } = group;
+        if let Err(error) = self.follow_file() {
+            return fail(commands, Lost::Undone(error));
+        }
         let wanted = commands.into_iter().filter(|command| !command.work.is_moot());
         let (inspections, mut commands): (Vec<_>, Vec<_>) =
             wanted.partition(|command| matches!(command.work, Work::Inspect { .. }));
@@ -248,8 +254,8 @@ impl Writer {
             #[cfg(test)]
             (Work::Run { answer, .. }, Done::Entries(results)) => drop(answer.send(results)),
             // Where nobody takes them any more, dropping them gives them back.
-            (Work::Lease { answer, .. }, Done::Leased { rows, token, until, next_due }) => {
-                drop(answer.send(Ok(Leased::new(&self.inbox, rows, token, until, next_due))));
+            (Work::Lease { answer, .. }, Done::Leased { rows, token, next_due }) => {
+                drop(answer.send(Ok(Leased::new(&self.inbox, rows, token, next_due))));
             }
             (Work::Inspect { answer, .. }, Done::Counted(stats, oldest)) => drop(answer.send(Ok((stats, oldest)))),
             (work, _) => work.fail(&errors::lost(&self.place.file)),
@@ -286,7 +292,7 @@ impl Writer {
             let next_due = Table(&self.connection).next_due(*lane);
             match next_due {
                 Ok(next_due) if next_due.is_none_or(|due| due > millis(SystemTime::now())) => {
-                    let done = Done::Leased { rows: Vec::new(), token: 0, until: 0, next_due };
+                    let done = Done::Leased { rows: Vec::new(), token: 0, next_due };
                     self.answer(command, done);
                 }
                 _ => left.push(command),
@@ -373,6 +379,18 @@ impl Writer {
             tracing::info!(messages = pruned, "deleted dead letters that were past their retention");
         }
         Ok(pruned)
+    }
+
+    /// Begins anew where the file was deleted or replaced: what is put into a deleted file is lost.
+    fn follow_file(&mut self) -> Result<()> {
+        if self.identity == self.place.identity() {
+            return Ok(());
+        }
+        tracing::warn!(path = %self.place.file.display(), "the local queue's file was deleted or replaced: opening it anew");
+        let (inbox, waiters) = (Arc::clone(&self.inbox), Arc::clone(&self.waiters));
+        let place = Place::prepare(&self.place.file)?;
+        *self = Writer::open(place, self.options.clone(), inbox, waiters, Arc::clone(&self.commits))?;
+        Ok(())
     }
 
     /// Opens the file anew, after something that leaves the connection in doubt. The node stays who
@@ -508,7 +526,7 @@ impl Step<'_> {
         let until = millis_later(self.now, lease);
         let leased = table.lease(lane, max, &self.writer.node.id, token, self.now, until).and_then(|rows| {
             let next_due = if rows.is_empty() { table.next_due(lane)? } else { None };
-            Ok(Done::Leased { rows, token, until, next_due })
+            Ok(Done::Leased { rows, token, next_due })
         });
         match leased {
             Err(error) if self.writer.connection.is_autocommit() => Err(self.failed(error)),
@@ -590,4 +608,162 @@ pub(super) fn start(
         }
     })?;
     Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::LocalBackend;
+    use super::super::inbox::RunInTest;
+    use super::*;
+    use crate::backend::{Backend, Outgoing};
+
+    async fn open(folder: &tempfile::TempDir) -> LocalBackend {
+        LocalBackend::open(folder.path().join("queue.db"), LocalOptions::default()).await.unwrap()
+    }
+
+    async fn run(backend: &LocalBackend, run: RunInTest) -> Result<()> {
+        backend.inbox.ask(|answer| Work::Run { run, answer }).await.and_then(|mut results| results.remove(0))
+    }
+
+    async fn send(backend: &LocalBackend, body: &str) -> Result<()> {
+        backend.send(Lane::Message, &[Outgoing::new(body)]).await.remove(0)
+    }
+
+    fn sql(connection: &Connection, sql: &str) -> rusqlite::Result<i64> {
+        connection.query_row(sql, [], |row| row.get(0))
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_answer_and_undoes_its_group() {
+        let folder = tempfile::tempdir().unwrap();
+        let backend = open(&folder).await;
+        send(&backend, "before").await.unwrap();
+        let panic = run(&backend, |connection| {
+            connection.execute_batch("DELETE FROM messages")?;
+            panic!("on purpose")
+        });
+        let error = tokio::time::timeout(Duration::from_secs(10), panic).await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(error.maybe_sent());
+        send(&backend, "after").await.unwrap();
+        assert_eq!(backend.inspect(Lane::Message).await.unwrap().visible, 2);
+        // Its leases are still its own.
+        assert_eq!(backend.receive(Lane::Message, 10).await.unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_told_and_spares_what_fits() {
+        let folder = tempfile::tempdir().unwrap();
+        let backend = open(&folder).await;
+        run(&backend, |connection| {
+            let pages = sql(connection, "PRAGMA page_count")?;
+            sql(connection, &format!("PRAGMA max_page_count = {}", pages + 20)).map(drop)
+        })
+        .await
+        .unwrap();
+        let large = "x".repeat(500_000);
+        let batch = [Outgoing::new("fits"), Outgoing::new(large.as_str()), Outgoing::new("fits, too")];
+        let (small, answers) = tokio::join!(send(&backend, "small"), backend.send(Lane::Message, &batch));
+        small.unwrap();
+        let error = answers[1].as_ref().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(error.to_string().contains("free some disk space"), "{error}");
+        assert!(!error.maybe_sent());
+        let sent = answers.iter().filter(|answer| answer.is_ok()).count();
+        assert_eq!(backend.inspect(Lane::Message).await.unwrap().visible, sent as u64 + 1, "{answers:?}");
+        send(&backend, "goes on").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_shell_that_holds_the_lock_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let backend = open(&folder).await;
+        let shell = Connection::open(folder.path().join("queue.db")).unwrap();
+        shell.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let (sent, ()) = tokio::join!(send(&backend, "x"), async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            shell.execute_batch("COMMIT").unwrap();
+        });
+        sent.unwrap();
+    }
+
+    #[tokio::test]
+    async fn old_dead_letters_are_pruned_but_for_those_looked_at() {
+        let folder = tempfile::tempdir().unwrap();
+        let backend = open(&folder).await;
+        let letters: Vec<_> = (0..3).map(|n| Outgoing::new(n.to_string())).collect();
+        assert!(backend.send(Lane::Dead, &letters).await.iter().all(Result::is_ok));
+        assert!(backend.send(Lane::Message, &letters[..1]).await.iter().all(Result::is_ok));
+        assert_eq!(backend.browse(Lane::Dead, 1, Duration::from_secs(60)).await.unwrap().len(), 1);
+        run(&backend, |c| c.execute("UPDATE messages SET enqueued_at = 1000 WHERE body <> '2'", []).map(drop))
+            .await
+            .unwrap();
+        drop(backend);
+        // Closing gave the one back; another node holds it now.
+        let shell = Connection::open(folder.path().join("queue.db")).unwrap();
+        shell
+            .execute("UPDATE messages SET visible_at = 253402300799000 WHERE body = '0' AND lane = 'dead'", [])
+            .unwrap();
+        let backend = open(&folder).await;
+        let left: i64 =
+            sql(&shell, "SELECT count(*) FROM messages WHERE lane = 'dead' AND body IN ('0', '2')").unwrap();
+        assert_eq!((left, backend.inspect(Lane::Dead).await.unwrap().total()), (2, 2));
+        assert_eq!(backend.inspect(Lane::Message).await.unwrap().total(), 1, "messages are kept for ever");
+    }
+
+    #[tokio::test]
+    async fn a_node_without_a_lock_file_keeps_its_leases() {
+        let folder = tempfile::tempdir().unwrap();
+        let (holder, other) = (open(&folder).await, open(&folder).await);
+        send(&holder, "x").await.unwrap();
+        let held = holder.receive(Lane::Message, 1).await.unwrap();
+        for entry in std::fs::read_dir(folder.path().join("queue.db.nodes")).unwrap().flatten() {
+            if entry.path().extension().is_some_and(|kind| kind == "lock") {
+                std::fs::remove_file(entry.path()).unwrap();
+            }
+        }
+        let stolen = tokio::time::timeout(Duration::from_millis(1500), other.receive(Lane::Message, 1)).await;
+        assert!(stolen.is_err(), "a live node's message was received");
+        let receipts: Vec<_> = held.into_iter().map(|delivery| delivery.receipt).collect();
+        assert!(holder.extend(Lane::Message, &receipts, Duration::from_secs(9)).await[0].is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_deleted_file_is_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(".dawdle/queue.db");
+        let backend = LocalBackend::open(&path, LocalOptions::default()).await.unwrap();
+        send(&backend, "gone").await.unwrap();
+        std::fs::remove_dir_all(folder.path().join(".dawdle")).unwrap();
+        send(&backend, "kept").await.unwrap();
+        let other = LocalBackend::open(&path, LocalOptions::default()).await.unwrap();
+        let bodies: BTreeMap<_, _> =
+            other.receive(Lane::Message, 9).await.unwrap().into_iter().map(|d| (d.body, d.receive_count)).collect();
+        assert_eq!(bodies, BTreeMap::from([("kept".to_owned(), 1)]));
+    }
+
+    /// A receive whose answer finds nobody, at whatever point, leaves no trace.
+    #[tokio::test]
+    async fn dropped_receives_leave_no_trace() {
+        let folder = tempfile::tempdir().unwrap();
+        let backend = open(&folder).await;
+        send(&backend, "x").await.unwrap();
+        let mut received = 0;
+        for micros in (0..4000).step_by(100) {
+            let receive = backend.browse(Lane::Message, 1, Duration::from_secs(60));
+            let got = tokio::time::timeout(Duration::from_micros(micros), receive).await;
+            if let Ok(deliveries) = got {
+                for delivery in deliveries.unwrap() {
+                    received += 1;
+                    let how = crate::backend::Settlement::ReleaseAfter(Duration::ZERO);
+                    let entry = crate::backend::Settle { receipt: delivery.receipt, how };
+                    backend.settle(Lane::Message, &[entry]).await.remove(0).unwrap();
+                }
+            }
+        }
+        let last = backend.receive(Lane::Message, 1).await.unwrap().remove(0);
+        assert_eq!(last.receive_count, received + 1);
+    }
 }
