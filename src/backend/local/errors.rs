@@ -1,0 +1,54 @@
+//! What SQLite says, in Dawdle's words.
+
+use std::path::Path;
+
+use rusqlite::ErrorCode;
+
+use crate::error::{Error, ErrorKind};
+
+/// The error of `doing` something to the file at `path`.
+pub(super) fn failed(path: &Path, doing: &str, error: rusqlite::Error) -> Error {
+    let path = path.display();
+    let code = error.sqlite_error_code();
+    let (kind, mend) = match code {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => (
+            ErrorKind::Unavailable,
+            "another program has held its lock for 5 s: end the open transaction, perhaps of a sqlite3 shell",
+        ),
+        Some(ErrorCode::DiskFull) => (ErrorKind::Unavailable, "no room is left for it: free some disk space"),
+        Some(ErrorCode::SystemIoFailure) => (ErrorKind::Unavailable, "the disk failed: see the system's log"),
+        Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::ReadOnly) => (
+            ErrorKind::Unavailable,
+            "this process may not write it, or it was removed: check the permissions of the file and its folder",
+        ),
+        Some(ErrorCode::NotADatabase) => (
+            ErrorKind::Queue,
+            "it is no SQLite database: name another file with DAWDLE_LOCAL_PATH, or move this one away",
+        ),
+        Some(ErrorCode::DatabaseCorrupt) => (
+            ErrorKind::Queue,
+            "it is damaged: stop every process that uses it, then save what `sqlite3 FILE .recover` gives",
+        ),
+        _ => (ErrorKind::Unavailable, "see the cause"),
+    };
+    Error::new(kind, format!("{doing} the local queue {path} failed: {mend} ({error})")).with_source(error)
+}
+
+/// The answer to a caller whose command ended without one.
+pub(super) fn lost(path: &Path) -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        format!(
+            "the answer of the local queue {} was lost: its writer failed at this command; see the log",
+            path.display()
+        ),
+    )
+}
+
+/// The answer to a receipt that names no current lease.
+pub(super) fn lease_lost() -> Error {
+    Error::new(
+        ErrorKind::LeaseLost,
+        "the lease of this delivery is over: the message was acked, released or received again since",
+    )
+}
