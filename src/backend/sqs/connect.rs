@@ -48,7 +48,7 @@ async fn load_one(region: Option<String>) -> SdkConfig {
     }
 }
 
-fn http_client() -> SharedHttpClient {
+pub(super) fn http_client() -> SharedHttpClient {
     aws_smithy_http_client::Builder::new()
         .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
         .pool_idle_timeout(KEEP_IDLE)
