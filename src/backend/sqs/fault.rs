@@ -204,6 +204,11 @@ pub(super) fn classify(
         "ServiceUnavailable" | "InternalError" | "InternalFailure" | "InternalServerError" | "RequestTimeout" => {
             ErrorKind::Unavailable
         }
+        // Permanent whoever is blamed: an engine blames itself for odd characters.
+        "InvalidMessageContents" | "InvalidParameterValue" | "InvalidParameterCombination" | "MissingParameter"
+        | "InvalidAttributeName" | "InvalidAttributeValue" | "InvalidBatchEntryId" | "BatchEntryIdsNotDistinct"
+        | "EmptyBatchRequest" | "TooManyEntriesInBatchRequest" | "InvalidIdFormat" | "UnsupportedOperation"
+        | "ValidationError" | "Validation" | "InvalidAction" => ErrorKind::Refused,
         _ => match status {
             Some(413) => ErrorKind::TooLarge,
             Some(403) => ErrorKind::Credentials,
@@ -302,6 +307,7 @@ mod tests {
                 TooLarge,
             ),
             ("InvalidMessageContents", "", None, true, Refused),
+            ("InvalidMessageContents", "", None, false, Refused),
             ("InvalidParameterValue", "The name is wrong", None, true, Refused),
             ("InternalError", "", None, false, Unavailable),
             ("InternalFailure", "", Some(500), true, Unavailable),
