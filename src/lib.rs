@@ -10,6 +10,8 @@ mod handler;
 mod middleware;
 mod outcome;
 mod retry;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod wire;
 
 pub use clock::{Clock, VirtualClock};
