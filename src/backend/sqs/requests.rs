@@ -1,0 +1,193 @@
+//! Making calls: which actions there are, how many of each were made, and what every answer says
+//! about SQS's clock.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use aws_sdk_sqs::config::interceptors::{
+    BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextRef,
+};
+use aws_sdk_sqs::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_sqs::error::BoxError;
+use aws_sdk_sqs::primitives::{DateTime, DateTimeFormat};
+
+use super::clock_offset::{ClockOffset, Interval};
+
+/// What is asked of SQS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    Send,
+    Receive,
+    Delete,
+    ChangeVisibility,
+    GetAttributes,
+    GetUrl,
+    CreateQueue,
+    SetAttributes,
+}
+
+impl Action {
+    const COUNT: usize = 8;
+
+    /// As AWS's documentation names it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Action::Send => "SendMessageBatch",
+            Action::Receive => "ReceiveMessage",
+            Action::Delete => "DeleteMessageBatch",
+            Action::ChangeVisibility => "ChangeMessageVisibilityBatch",
+            Action::GetAttributes => "GetQueueAttributes",
+            Action::GetUrl => "GetQueueUrl",
+            Action::CreateQueue => "CreateQueue",
+            Action::SetAttributes => "SetQueueAttributes",
+        }
+    }
+
+    /// The permission that it needs: the batch actions go by those of the single ones.
+    pub(super) fn permission(self) -> &'static str {
+        match self {
+            Action::Send => "sqs:SendMessage",
+            Action::Receive => "sqs:ReceiveMessage",
+            Action::Delete => "sqs:DeleteMessage",
+            Action::ChangeVisibility => "sqs:ChangeMessageVisibility",
+            Action::GetAttributes => "sqs:GetQueueAttributes",
+            Action::GetUrl => "sqs:GetQueueUrl",
+            Action::CreateQueue => "sqs:CreateQueue",
+            Action::SetAttributes => "sqs:SetQueueAttributes",
+        }
+    }
+
+    pub(super) fn sends(self) -> bool {
+        self == Action::Send
+    }
+
+    pub(super) fn takes_receipts(self) -> bool {
+        matches!(self, Action::Delete | Action::ChangeVisibility)
+    }
+}
+
+/// How many requests a backend has made, failed ones included. SQS bills by request:
+/// <https://aws.amazon.com/sqs/pricing/>
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SqsRequests {
+    /// `SendMessageBatch`.
+    pub send: u64,
+    /// `ReceiveMessage`, empty answers included.
+    pub receive: u64,
+    /// `DeleteMessageBatch`.
+    pub delete: u64,
+    /// `ChangeMessageVisibilityBatch`.
+    pub change_visibility: u64,
+    /// `GetQueueAttributes`.
+    pub get_attributes: u64,
+    /// `GetQueueUrl`.
+    pub get_url: u64,
+}
+
+impl SqsRequests {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.send + self.receive + self.delete + self.change_visibility + self.get_attributes + self.get_url
+    }
+}
+
+/// What the calls of one backend share.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    counts: [AtomicU64; Action::COUNT],
+    offset: Mutex<ClockOffset>,
+}
+
+impl Ledger {
+    pub(super) fn count(&self, action: Action) {
+        if let Some(count) = self.counts.get(action as usize) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn requests(&self) -> SqsRequests {
+        let of = |action: Action| self.counts.get(action as usize).map_or(0, |count| count.load(Ordering::Relaxed));
+        SqsRequests {
+            send: of(Action::Send),
+            receive: of(Action::Receive),
+            delete: of(Action::Delete),
+            change_visibility: of(Action::ChangeVisibility),
+            get_attributes: of(Action::GetAttributes),
+            get_url: of(Action::GetUrl),
+        }
+    }
+
+    pub(super) fn offset_ms(&self) -> i64 {
+        self.offset.lock().unwrap_or_else(PoisonError::into_inner).millis()
+    }
+
+    fn observe(&self, seen: Option<Interval>, now: Instant) {
+        if let Some(seen) = seen {
+            self.offset.lock().unwrap_or_else(PoisonError::into_inner).observe(seen, now);
+        }
+    }
+}
+
+/// Watches one call: when its request left, when its answer came, and the date in that.
+#[derive(Clone, Debug)]
+pub(super) struct Watch(Arc<WatchState>);
+
+#[derive(Debug)]
+struct WatchState {
+    ledger: Arc<Ledger>,
+    sent: OnceLock<Instant>,
+    answered: OnceLock<(Instant, SystemTime)>,
+}
+
+impl Watch {
+    pub(super) fn new(ledger: &Arc<Ledger>) -> Watch {
+        Watch(Arc::new(WatchState { ledger: ledger.clone(), sent: OnceLock::new(), answered: OnceLock::new() }))
+    }
+
+    /// Whether the request may have left this machine.
+    pub(super) fn transmitted(&self) -> bool {
+        self.0.sent.get().is_some()
+    }
+
+    /// Takes in that the answer shows the time `shown`, since 1970 and rounded down to `step`.
+    pub(super) fn saw(&self, shown: Duration, step: Duration) {
+        if let (Some(sent), Some((at, answered))) = (self.0.sent.get(), self.0.answered.get()) {
+            let span = at.saturating_duration_since(*sent);
+            self.0.ledger.observe(Interval::of_answer(shown, step, *answered, span), *at);
+        }
+    }
+}
+
+impl Intercept for Watch {
+    fn name(&self) -> &'static str {
+        "DawdleWatch"
+    }
+
+    fn read_before_transmit(
+        &self,
+        _context: &BeforeTransmitInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let _ = self.0.sent.set(Instant::now());
+        Ok(())
+    }
+
+    fn read_after_transmit(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let _ = self.0.answered.set((Instant::now(), SystemTime::now()));
+        let date = context.response().headers().get("date");
+        let date = date.and_then(|date| DateTime::from_str(date, DateTimeFormat::HttpDate).ok());
+        let date = date.and_then(|date| SystemTime::try_from(date).ok());
+        if let Some(shown) = date.and_then(|date| date.duration_since(UNIX_EPOCH).ok()) {
+            self.saw(shown, Duration::from_secs(1));
+        }
+        Ok(())
+    }
+}
