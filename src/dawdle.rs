@@ -721,6 +721,34 @@ async fn connect(config: &Config) -> Result<Arc<dyn Backend>> {
     }
 }
 
+#[cfg(feature = "local")]
+async fn connect_local(config: &Config) -> Result<Arc<dyn Backend>> {
+    use crate::backend::local::{LocalBackend, LocalOptions};
+    let default = LocalOptions::default();
+    let options = LocalOptions {
+        max_messages: config.local_max_messages.map_or(default.max_messages, |most| most as u64),
+        max_message_bytes: config.local_max_message_bytes.unwrap_or(default.max_message_bytes),
+        ..default
+    };
+    let path = config.local_path.clone().unwrap_or_else(|| ".dawdle/queue.db".into());
+    Ok(Arc::new(LocalBackend::open(path, options).await?))
+}
+
+#[cfg(feature = "sqs")]
+async fn connect_sqs(config: &Config) -> Result<Arc<dyn Backend>> {
+    use crate::backend::sqs::{SqsBackend, SqsOptions};
+    let options = SqsOptions {
+        queue: config.sqs_queue.clone(),
+        queue_url: config.sqs_queue_url.clone(),
+        delay_queue_url: config.sqs_delay_queue_url.clone(),
+        dead_letter_queue_url: config.sqs_dead_letter_queue_url.clone(),
+        region: config.sqs_region.clone(),
+        endpoint_url: config.sqs_endpoint_url.clone(),
+        ..SqsOptions::default()
+    };
+    Ok(Arc::new(SqsBackend::connect(options).await?))
+}
+
 #[cfg(not(feature = "local"))]
 async fn connect_local(_: &Config) -> Result<Arc<dyn Backend>> {
     Err(without_feature("local", "a local file"))

@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{self, EventId, TypedEvent};
 
 /// The kind of a dead letter that wraps a body which is no event.
-pub const UNDECODABLE: &str = "dawdle.undecodable";
+pub(crate) const UNDECODABLE: &str = "dawdle.undecodable";
 
 /// The CloudEvents source of an envelope that was given none.
 pub(crate) const DEFAULT_SOURCE: &str = "dawdle";
