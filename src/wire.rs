@@ -17,8 +17,8 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
-use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use time::{OffsetDateTime, UtcOffset};
 
 use crate::envelope::{Data, Death, Envelope, UNDECODABLE};
 use crate::error::{Error, ErrorKind, Result};
@@ -302,7 +302,12 @@ impl Parsed {
         let Some(text) = self.text(name)? else { return Ok(None) };
         let time = OffsetDateTime::parse(&text, &Rfc3339)
             .map_err(|_| format!("attribute `{name}` is not an RFC 3339 time"))?;
-        Ok(Some(SystemTime::from(time)))
+        // One that could not be written again would be stuck.
+        let utc = time.checked_to_offset(UtcOffset::UTC).filter(|utc| (0..=9999).contains(&utc.year()));
+        match utc {
+            Some(utc) => Ok(Some(SystemTime::from(utc))),
+            None => Err(format!("attribute `{name}` is not within the years 0 to 9999")),
+        }
     }
 
     /// A number, also as text: some producers' bindings write every attribute as text.
@@ -315,3 +320,6 @@ impl Parsed {
         number.map(Some).ok_or_else(|| format!("attribute `{name}` is not a whole number"))
     }
 }
+
+#[cfg(test)]
+mod tests;
