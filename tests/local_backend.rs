@@ -258,6 +258,31 @@ async fn a_batch_is_there_whole_after_kill_9() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn receivers_that_are_killed_lose_nothing() -> Result<()> {
+    let folder = folder()?;
+    let path = folder.path().join("queue.db");
+    let backend = open(&path).await?;
+    send(&backend, (0..2000).map(|n| n.to_string())).await?;
+    drop(backend);
+    let mut seen = HashSet::new();
+    for _ in 0..4 {
+        let mut receiver = Process::start("receive", &path)?;
+        receiver.wait_for("ready")?;
+        std::thread::sleep(Duration::from_millis(fastrand::u64(1..100)));
+        receiver.kill()?;
+        seen.extend(receiver.rest());
+    }
+    let backend = open(&path).await?;
+    // Opening has taken over what the last of them had leased.
+    let left = empty(&backend, Lane::Message).await?;
+    println!("{} were received by who was killed, {} were left", seen.len(), left.len());
+    ensure!(left.iter().collect::<HashSet<_>>().len() == left.len(), "something is there twice");
+    seen.extend(left);
+    ensure!(seen.len() == 2000, "{} of 2000 messages were seen", seen.len());
+    Ok(())
+}
+
 #[tokio::test]
 async fn reopening_finds_everything() -> Result<()> {
     let folder = folder()?;

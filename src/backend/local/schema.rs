@@ -45,7 +45,7 @@ CREATE TABLE nodes (
 
 CREATE TABLE messages (
     id            INTEGER PRIMARY KEY AUTOINCREMENT,
-    lane          TEXT NOT NULL REFERENCES lanes (lane),
+    lane          TEXT NOT NULL CHECK (lane IN ('message', 'delay', 'dead')),
     visible_at    INTEGER NOT NULL,
     enqueued_at   INTEGER NOT NULL,
     receive_count INTEGER NOT NULL DEFAULT 0,

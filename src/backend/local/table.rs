@@ -235,6 +235,21 @@ impl Table<'_> {
         self.0.prepare_cached(PRUNE_DEAD)?.execute(bounds)
     }
 
+    /// Gives up to `most` free pages of the file back to the system, where at least half of it and
+    /// more than `least` are free; whether there was anything to give.
+    pub(super) fn shrink(self, least: i64, most: u32) -> rusqlite::Result<bool> {
+        let one = |sql: &str| self.0.query_row(sql, [], |row| row.get::<_, i64>(0));
+        let free = one("PRAGMA freelist_count")?;
+        if free <= least || free < one("PRAGMA page_count")? / 2 {
+            return Ok(false);
+        }
+        // A page at each step.
+        let mut statement = self.0.prepare(&format!("PRAGMA incremental_vacuum({most})"))?;
+        let mut steps = statement.query([])?;
+        while steps.next()?.is_some() {}
+        Ok(true)
+    }
+
     /// Enters a node, or hangs up its bell.
     pub(super) fn join(self, id: &str, started_at: i64, bell: Option<&str>) -> rusqlite::Result<()> {
         self.0.prepare_cached(JOIN)?.execute(named_params! {
