@@ -78,7 +78,6 @@ const LEAVE: &str = "DELETE FROM nodes WHERE id = :id";
 const OTHERS: &str = "SELECT id, bell FROM nodes WHERE id <> :id LIMIT 1000";
 
 /// A message to be inserted.
-#[derive(Debug)]
 pub(super) struct NewRow {
     pub(super) body: String,
     pub(super) attributes: Option<String>,
@@ -87,7 +86,6 @@ pub(super) struct NewRow {
 }
 
 /// A message that was leased.
-#[derive(Debug)]
 pub(super) struct LeasedRow {
     pub(super) id: i64,
     pub(super) receive_count: u32,

@@ -65,7 +65,9 @@ enum Done {
 
 /// How a transaction ended without a commit.
 enum Lost {
-    /// It did not begin, or was rolled back: nothing of it is there.
+    /// It did not begin: another program keeps the file locked, or the file is gone.
+    NotBegun(Error),
+    /// It was rolled back: nothing of it is there.
     Undone(Error),
     /// The commit failed: most likely nothing of it is there.
     Commit(Error),
@@ -160,7 +162,7 @@ impl Writer {
     fn perform(&mut self, group: Group) {
         let Group { commands, returns } = group;
         if let Err(error) = self.follow_file() {
-            return fail(commands, Lost::Undone(error));
+            return fail(commands, Lost::NotBegun(error));
         }
         let wanted = commands.into_iter().filter(|command| !command.work.is_moot());
         let (inspections, mut commands): (Vec<_>, Vec<_>) =
@@ -206,7 +208,9 @@ impl Writer {
         let _turn = self.turn.take();
         let path = &self.place.file;
         let connection = &self.connection;
-        connection.execute_batch("BEGIN IMMEDIATE").map_err(|error| Lost::Undone(failed(path, "writing to", error)))?;
+        connection
+            .execute_batch("BEGIN IMMEDIATE")
+            .map_err(|error| Lost::NotBegun(failed(path, "writing to", error)))?;
         let mut step = Step { writer: self, now: millis(SystemTime::now()), length: None, wake: Lanes::default() };
         let done = step.all(commands, returns);
         let wake = step.wake;
@@ -577,7 +581,7 @@ impl Step<'_> {
 
 fn fail(commands: Vec<Command>, lost: Lost) {
     let error = match lost {
-        Lost::Undone(error) => error,
+        Lost::NotBegun(error) | Lost::Undone(error) => error,
         Lost::Commit(error) => error.with_maybe_sent(true),
     };
     for command in commands {
@@ -729,6 +733,24 @@ mod tests {
             shell.execute_batch("COMMIT").unwrap();
         });
         sent.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_lock_that_is_held_too_long_is_told_once_to_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let backend = open(&folder).await;
+        let shell = Connection::open(folder.path().join("queue.db")).unwrap();
+        shell.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let begun = Instant::now();
+        let sent = tokio::join!(send(&backend, "first"), send(&backend, "second"), send(&backend, "third"));
+        for error in [sent.0, sent.1, sent.2].map(Result::unwrap_err) {
+            assert_eq!((error.kind(), error.maybe_sent()), (ErrorKind::Unavailable, false));
+            assert!(error.to_string().contains("sqlite3 shell"), "{error}");
+        }
+        // Two waits of 5 seconds at most, not one for each.
+        assert!(begun.elapsed() < Duration::from_millis(14_000), "{:?}", begun.elapsed());
+        shell.execute_batch("COMMIT").unwrap();
+        send(&backend, "goes on").await.unwrap();
     }
 
     #[tokio::test]
