@@ -365,6 +365,28 @@ async fn two_processes_never_have_the_same_message() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn processes_that_create_a_file_at_once_share_it() -> Result<()> {
+    let folder = folder()?;
+    let path = folder.path().join(".dawdle/queue.db");
+    let mut senders = (0..6).map(|_| Process::start("send", &path)).collect::<Result<Vec<_>>>()?;
+    let mut answered = senders.iter().map(Process::line).collect::<Result<HashSet<_>>>()?;
+    for sender in &mut senders {
+        sender.kill()?;
+        answered.extend(sender.rest());
+    }
+    let backend = open(&path).await?;
+    let kept = empty(&backend, Lane::Message).await?;
+    let distinct: HashSet<_> = kept.iter().cloned().collect();
+    ensure!(distinct.len() == kept.len() && answered.is_subset(&distinct), "{} of {}", kept.len(), answered.len());
+    // Those that were killed are cleared away.
+    let locks = std::fs::read_dir(folder.path().join(".dawdle/queue.db.nodes"))?
+        .filter(|entry| entry.as_ref().is_ok_and(|entry| entry.path().extension().is_some_and(|e| e == "lock")))
+        .count();
+    ensure!(locks == 1, "{locks} lock files");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_send_wakes_another_process() -> Result<()> {
     let folder = folder()?;
     let path = folder.path().join("queue.db");
