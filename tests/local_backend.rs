@@ -258,6 +258,31 @@ async fn a_batch_is_there_whole_after_kill_9() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn receivers_that_are_killed_lose_nothing() -> Result<()> {
+    let folder = folder()?;
+    let path = folder.path().join("queue.db");
+    let backend = open(&path).await?;
+    send(&backend, (0..2000).map(|n| n.to_string())).await?;
+    drop(backend);
+    let mut seen = HashSet::new();
+    for _ in 0..4 {
+        let mut receiver = Process::start("receive", &path)?;
+        receiver.wait_for("ready")?;
+        std::thread::sleep(Duration::from_millis(fastrand::u64(1..100)));
+        receiver.kill()?;
+        seen.extend(receiver.rest());
+    }
+    let backend = open(&path).await?;
+    // Opening has taken over what the last of them had leased.
+    let left = empty(&backend, Lane::Message).await?;
+    println!("{} were received by who was killed, {} were left", seen.len(), left.len());
+    ensure!(left.iter().collect::<HashSet<_>>().len() == left.len(), "something is there twice");
+    seen.extend(left);
+    ensure!(seen.len() == 2000, "{} of 2000 messages were seen", seen.len());
+    Ok(())
+}
+
 #[tokio::test]
 async fn reopening_finds_everything() -> Result<()> {
     let folder = folder()?;
@@ -336,6 +361,28 @@ async fn two_processes_never_have_the_same_message() -> Result<()> {
     let distinct: HashSet<_> = got.iter().collect();
     ensure!(got.len() == 1000 && distinct.len() == 1000, "{} received, {} distinct", got.len(), distinct.len());
     ensure!(backend.inspect(Lane::Message).await?.total() == 0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_that_create_a_file_at_once_share_it() -> Result<()> {
+    let folder = folder()?;
+    let path = folder.path().join(".dawdle/queue.db");
+    let mut senders = (0..6).map(|_| Process::start("send", &path)).collect::<Result<Vec<_>>>()?;
+    let mut answered = senders.iter().map(Process::line).collect::<Result<HashSet<_>>>()?;
+    for sender in &mut senders {
+        sender.kill()?;
+        answered.extend(sender.rest());
+    }
+    let backend = open(&path).await?;
+    let kept = empty(&backend, Lane::Message).await?;
+    let distinct: HashSet<_> = kept.iter().cloned().collect();
+    ensure!(distinct.len() == kept.len() && answered.is_subset(&distinct), "{} of {}", kept.len(), answered.len());
+    // Those that were killed are cleared away.
+    let locks = std::fs::read_dir(folder.path().join(".dawdle/queue.db.nodes"))?
+        .filter(|entry| entry.as_ref().is_ok_and(|entry| entry.path().extension().is_some_and(|e| e == "lock")))
+        .count();
+    ensure!(locks == 1, "{locks} lock files");
     Ok(())
 }
 

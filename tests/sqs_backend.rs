@@ -181,6 +181,17 @@ async fn a_missing_queue_is_named_with_the_command_that_makes_it() {
 }
 
 #[tokio::test]
+async fn the_endpoint_and_the_region_may_come_from_the_environment() {
+    assert_eq!(std::env::var("AWS_ENDPOINT_URL_SQS").as_deref(), Ok(engine::endpoint().as_str()));
+    let (queues, _) = ready().await;
+    let options = SqsOptions { endpoint_url: None, region: None, ..queues.options() };
+    let backend = SqsBackend::connect(options).await.expect("connected");
+    backend.check(Role::Listener).await.expect("good queues");
+    assert!(backend.describe().contains(&queues.name), "{}", backend.describe());
+    queues.delete().await;
+}
+
+#[tokio::test]
 async fn a_fifo_queue_is_refused() {
     let queues = Queues::new();
     queues.create(".fifo", &[("FifoQueue", "true")]).await;

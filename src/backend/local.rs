@@ -113,7 +113,6 @@ impl LocalOptions {
 /// Dropping the backend waits for its thread, a few milliseconds and five seconds at most, to end
 /// the leases that this backend still holds and to leave no trace but the queue. A process that
 /// does not get to that is treated as one that was killed.
-#[derive(Debug)]
 pub struct LocalBackend {
     path: PathBuf,
     options: LocalOptions,
@@ -121,6 +120,12 @@ pub struct LocalBackend {
     waiters: Arc<Waiters>,
     commits: Arc<AtomicU64>,
     closed: Mutex<mpsc::Receiver<()>>,
+}
+
+impl std::fmt::Debug for LocalBackend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LocalBackend").field("path", &self.path).field("options", &self.options).finish_non_exhaustive()
+    }
 }
 
 impl LocalBackend {

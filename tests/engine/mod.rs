@@ -22,6 +22,10 @@ pub struct Queues {
 
 impl Queues {
     pub fn new() -> Queues {
+        Queues::named(format!("test-{}", uuid::Uuid::now_v7().simple()))
+    }
+
+    pub fn named(name: String) -> Queues {
         let endpoint = endpoint();
         let config = aws_sdk_sqs::Config::builder()
             .behavior_version(aws_config::BehaviorVersion::v2026_01_12())
@@ -36,7 +40,7 @@ impl Queues {
             )
             .endpoint_url(endpoint)
             .build();
-        Queues { name: format!("test-{}", uuid::Uuid::now_v7().simple()), client: Client::from_conf(config) }
+        Queues { name, client: Client::from_conf(config) }
     }
 
     /// Options by name, with receives that wait only a second.

@@ -1,4 +1,6 @@
 //! What callers ask of the writer, and how it gets there.
+//!
+//! Nothing here is `Debug`: it holds payloads.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -19,7 +21,6 @@ const AT_ONCE: usize = 1_024;
 pub(super) type RunInTest = fn(&rusqlite::Connection) -> rusqlite::Result<()>;
 
 /// A command, and where its answer goes.
-#[derive(Debug)]
 pub(super) enum Work {
     Send {
         lane: Lane,
@@ -103,7 +104,6 @@ impl Work {
 
 /// Rows that were leased for a receive, on their way to it. Whatever of them is dropped on the way
 /// goes back.
-#[derive(Debug)]
 pub(super) struct Leased {
     pub(super) rows: Vec<LeasedRow>,
     pub(super) token: i64,
@@ -133,7 +133,7 @@ impl Drop for Leased {
 }
 
 /// What the writer does next, in one transaction.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Group {
     pub(super) commands: Vec<Command>,
     /// Receives that nobody has seen.
@@ -141,7 +141,6 @@ pub(super) struct Group {
 }
 
 /// A command, and the room it takes among those under way.
-#[derive(Debug)]
 pub(super) struct Command {
     pub(super) work: Work,
     _permit: OwnedSemaphorePermit,
@@ -153,7 +152,6 @@ pub(super) struct Command {
 /// It is bounded by permits, one for each command until it is answered. Settling and extending
 /// have permits of their own: a task that was given one and does not get to run, because a handler
 /// blocks its runtime, must not keep leases from being extended.
-#[derive(Debug)]
 pub(super) struct Inbox {
     state: Mutex<State>,
     arrived: Condvar,
@@ -163,7 +161,7 @@ pub(super) struct Inbox {
     path: PathBuf,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     commands: VecDeque<Command>,
     extensions: VecDeque<Command>,

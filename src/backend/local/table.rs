@@ -78,7 +78,6 @@ const LEAVE: &str = "DELETE FROM nodes WHERE id = :id";
 const OTHERS: &str = "SELECT id, bell FROM nodes WHERE id <> :id LIMIT 1000";
 
 /// A message to be inserted.
-#[derive(Debug)]
 pub(super) struct NewRow {
     pub(super) body: String,
     pub(super) attributes: Option<String>,
@@ -87,7 +86,6 @@ pub(super) struct NewRow {
 }
 
 /// A message that was leased.
-#[derive(Debug)]
 pub(super) struct LeasedRow {
     pub(super) id: i64,
     pub(super) receive_count: u32,
@@ -233,6 +231,21 @@ impl Table<'_> {
     pub(super) fn prune_dead(self, before: i64, now: i64, most: u32) -> rusqlite::Result<usize> {
         let bounds = named_params! { ":before": before, ":now": now, ":most": most };
         self.0.prepare_cached(PRUNE_DEAD)?.execute(bounds)
+    }
+
+    /// Gives up to `most` free pages of the file back to the system, where at least half of it and
+    /// more than `least` are free; whether there was anything to give.
+    pub(super) fn shrink(self, least: i64, most: u32) -> rusqlite::Result<bool> {
+        let one = |sql: &str| self.0.query_row(sql, [], |row| row.get::<_, i64>(0));
+        let free = one("PRAGMA freelist_count")?;
+        if free <= least || free < one("PRAGMA page_count")? / 2 {
+            return Ok(false);
+        }
+        // A page at each step.
+        let mut statement = self.0.prepare(&format!("PRAGMA incremental_vacuum({most})"))?;
+        let mut steps = statement.query([])?;
+        while steps.next()?.is_some() {}
+        Ok(true)
     }
 
     /// Enters a node, or hangs up its bell.

@@ -48,6 +48,10 @@ const NODES_EVERY: Duration = Duration::from_secs(1);
 const PRUNE_EVERY: Duration = Duration::from_secs(600);
 const PRUNE_AT_ONCE: u32 = 500;
 
+/// A file shrinks by as many pages (4 KiB) at once, and when more than so many are free.
+const SHRINK_FROM: i64 = 4_096;
+const SHRINK_AT_ONCE: u32 = 2_048;
+
 /// A message that is due later than this wakes nobody now: everyone looks again before.
 const SOON_MS: i64 = 2_000;
 
@@ -61,7 +65,9 @@ enum Done {
 
 /// How a transaction ended without a commit.
 enum Lost {
-    /// It did not begin, or was rolled back: nothing of it is there.
+    /// It did not begin: another program keeps the file locked, or the file is gone.
+    NotBegun(Error),
+    /// It was rolled back: nothing of it is there.
     Undone(Error),
     /// The commit failed: most likely nothing of it is there.
     Commit(Error),
@@ -156,7 +162,7 @@ impl Writer {
     fn perform(&mut self, group: Group) {
         let Group { commands, returns } = group;
         if let Err(error) = self.follow_file() {
-            return fail(commands, Lost::Undone(error));
+            return fail(commands, Lost::NotBegun(error));
         }
         let wanted = commands.into_iter().filter(|command| !command.work.is_moot());
         let (inspections, mut commands): (Vec<_>, Vec<_>) =
@@ -202,7 +208,9 @@ impl Writer {
         let _turn = self.turn.take();
         let path = &self.place.file;
         let connection = &self.connection;
-        connection.execute_batch("BEGIN IMMEDIATE").map_err(|error| Lost::Undone(failed(path, "writing to", error)))?;
+        connection
+            .execute_batch("BEGIN IMMEDIATE")
+            .map_err(|error| Lost::NotBegun(failed(path, "writing to", error)))?;
         let mut step = Step { writer: self, now: millis(SystemTime::now()), length: None, wake: Lanes::default() };
         let done = step.all(commands, returns);
         let wake = step.wake;
@@ -327,22 +335,21 @@ impl Writer {
     /// Takes over from dead nodes and deletes old dead letters, now and then.
     fn keep_house(&mut self) {
         let is_over = |last: Option<Instant>, every: Duration| last.is_none_or(|last| last.elapsed() >= every);
-        if is_over(self.nodes_looked_for, NODES_EVERY) {
-            self.nodes_looked_for = Some(Instant::now());
-            if let Err(error) = self.take_over() {
-                tracing::warn!(error = %failed(&self.place.file, "taking over in", error), "will be tried again");
-            }
+        if !is_over(self.nodes_looked_for, NODES_EVERY) {
+            return;
+        }
+        self.nodes_looked_for = Some(Instant::now());
+        if let Err(error) = self.take_over() {
+            tracing::warn!(error = %failed(&self.place.file, "taking over in", error), "will be tried again");
         }
         if is_over(self.pruned, PRUNE_EVERY) {
-            match self.prune() {
-                // There may be more.
-                Ok(pruned) if pruned > 0 => {}
-                Ok(_) => self.pruned = Some(Instant::now()),
-                Err(error) => {
-                    self.pruned = Some(Instant::now());
-                    tracing::warn!(error = %failed(&self.place.file, "pruning", error), "will be tried again");
-                }
-            }
+            let more = self.prune().and_then(|pruned| Ok(self.shrink()? || pruned));
+            let more = more.unwrap_or_else(|error| {
+                tracing::warn!(error = %failed(&self.place.file, "pruning", error), "will be tried again");
+                false
+            });
+            // Where there may be more, it goes on with the next look at the nodes.
+            self.pruned = if more { None } else { Some(Instant::now()) };
         }
     }
 
@@ -369,7 +376,7 @@ impl Writer {
         Ok(())
     }
 
-    fn prune(&self) -> rusqlite::Result<usize> {
+    fn prune(&self) -> rusqlite::Result<bool> {
         let now = millis(SystemTime::now());
         let before = now.saturating_sub(i64::try_from(self.options.dead_retention.as_millis()).unwrap_or(i64::MAX));
         let _turn = self.turn.take();
@@ -378,7 +385,12 @@ impl Writer {
         if pruned > 0 {
             tracing::info!(messages = pruned, "deleted dead letters that were past their retention");
         }
-        Ok(pruned)
+        Ok(pruned > 0)
+    }
+
+    fn shrink(&self) -> rusqlite::Result<bool> {
+        let _turn = self.turn.take();
+        Table(&self.connection).shrink(SHRINK_FROM, SHRINK_AT_ONCE)
     }
 
     /// Begins anew where the file was deleted or replaced: what is put into a deleted file is lost.
@@ -569,7 +581,7 @@ impl Step<'_> {
 
 fn fail(commands: Vec<Command>, lost: Lost) {
     let error = match lost {
-        Lost::Undone(error) => error,
+        Lost::NotBegun(error) | Lost::Undone(error) => error,
         Lost::Commit(error) => error.with_maybe_sent(true),
     };
     for command in commands {
@@ -677,6 +689,40 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_failed_commit_may_have_been_one_and_is_got_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let backend = open(&folder).await;
+        let error = run(&backend, |connection| {
+            connection.execute_batch(
+                "PRAGMA foreign_keys = ON;
+                 CREATE TABLE parent (id INTEGER PRIMARY KEY);
+                 CREATE TABLE child (id INTEGER REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED);
+                 INSERT INTO child VALUES (1);",
+            )
+        })
+        .await
+        .unwrap_err();
+        assert_eq!((error.kind(), error.maybe_sent()), (ErrorKind::Unavailable, true), "{error}");
+        send(&backend, "goes on").await.unwrap();
+        assert_eq!(backend.inspect(Lane::Message).await.unwrap().visible, 1);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_was_large_shrinks() {
+        let folder = tempfile::tempdir().unwrap();
+        let backend = open(&folder).await;
+        let batch: Vec<_> = (0..100).map(|_| Outgoing::new("x".repeat(250_000))).collect();
+        assert!(backend.send(Lane::Message, &batch).await.iter().all(Result::is_ok));
+        run(&backend, |connection| connection.execute("DELETE FROM messages", []).map(drop)).await.unwrap();
+        assert_eq!(backend.inspect(Lane::Message).await.unwrap().total(), 0);
+        drop(backend);
+        let size = || std::fs::metadata(folder.path().join("queue.db")).unwrap().len();
+        let large = size();
+        drop(open(&folder).await);
+        assert!(size() + u64::from(SHRINK_AT_ONCE) * 4096 <= large, "{large} to {}", size());
+    }
+
+    #[tokio::test]
     async fn a_shell_that_holds_the_lock_is_waited_for() {
         let folder = tempfile::tempdir().unwrap();
         let backend = open(&folder).await;
@@ -687,6 +733,24 @@ mod tests {
             shell.execute_batch("COMMIT").unwrap();
         });
         sent.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_lock_that_is_held_too_long_is_told_once_to_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let backend = open(&folder).await;
+        let shell = Connection::open(folder.path().join("queue.db")).unwrap();
+        shell.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let begun = Instant::now();
+        let sent = tokio::join!(send(&backend, "first"), send(&backend, "second"), send(&backend, "third"));
+        for error in [sent.0, sent.1, sent.2].map(Result::unwrap_err) {
+            assert_eq!((error.kind(), error.maybe_sent()), (ErrorKind::Unavailable, false));
+            assert!(error.to_string().contains("sqlite3 shell"), "{error}");
+        }
+        // Two waits of 5 seconds at most, not one for each.
+        assert!(begun.elapsed() < Duration::from_millis(14_000), "{:?}", begun.elapsed());
+        shell.execute_batch("COMMIT").unwrap();
+        send(&backend, "goes on").await.unwrap();
     }
 
     #[tokio::test]

@@ -251,6 +251,11 @@ fn is_about_size(message: &str) -> bool {
 
 fn first_line(message: &str) -> String {
     let line = message.lines().next().unwrap_or_default().trim().trim_end_matches('.');
+    // A receipt is long, and whoever has it can delete the message.
+    let receipt = line.strip_prefix("Value ").and_then(|rest| rest.split_once(" for parameter ReceiptHandle "));
+    if let Some((_, rest)) = receipt {
+        return format!("The ReceiptHandle {rest}");
+    }
     match line.char_indices().nth(MESSAGE_CHARS) {
         Some((end, _)) => format!("{}..", &line[..end]),
         None => line.to_owned(),
@@ -354,5 +359,8 @@ mod tests {
                 .starts_with("SendMessageBatch on the message queue orders: SignatureDoesNotMatch: No match. ")
         );
         assert!(!error.to_string().contains("FQoG"));
+        let at = At { action: Action::Delete, ..at };
+        let error = of_entry(at, "InvalidParameterValue", "Value AQEB== for parameter ReceiptHandle is invalid.", true);
+        assert!(error.to_string().ends_with("The ReceiptHandle is invalid"), "{error}");
     }
 }
