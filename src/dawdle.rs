@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use futures_util::StreamExt;
+
 use crate::backend::{Backend, Role};
 use crate::clock::{Clock, Latch};
 use crate::config::{BackendKind, Config, platform};
@@ -31,11 +33,14 @@ use crate::signal::Signal;
 /// Between tries to reach the backend at start.
 const CONNECT_AGAIN: Backoff = Backoff::exponential(Duration::from_millis(250), Duration::from_secs(3));
 
+/// How many events of a `signal_all` are on their way at once.
+const SIGNALS_AT_ONCE: usize = 1_000;
+
 /// Signals events, and runs their handlers: one application's queues and this process's part in them.
 ///
-/// Cheap to clone; clones are handles of one instance. What runs in the background goes on until
-/// [`shutdown`](Dawdle::shutdown) or until the tokio runtime ends. Whatever is then under way is
-/// still on the queue.
+/// Cheap to clone; clones are handles of one instance. A listener goes on in the background, also
+/// when every handle is dropped, until [`shutdown`](Dawdle::shutdown) or until the tokio runtime
+/// ends; whatever is then under way is still on the queue.
 ///
 /// ```no_run
 /// # use dawdle::{Context, Dawdle, Event, Outcome};
@@ -112,8 +117,8 @@ impl Dawdle {
     ///
     /// Dropping the future leaves some of them sent.
     pub async fn signal_all<E: TypedEvent>(&self, events: impl IntoIterator<Item = E>) -> Vec<Result<EventId>> {
-        let signals: Vec<_> = events.into_iter().map(|event| self.signal(event).into_future()).collect();
-        futures_util::future::join_all(signals).await
+        let signals = events.into_iter().map(|event| self.signal(event).into_future());
+        futures_util::stream::iter(signals).buffered(SIGNALS_AT_ONCE).collect().await
     }
 
     /// Sends an envelope that was kept elsewhere, in an outbox table for instance.
@@ -230,7 +235,7 @@ impl Dawdle {
             return Err(Error::new(ErrorKind::ShutDown, "this Dawdle has been shut down; it cannot listen"));
         }
         if listener.is_none() {
-            *listener = Some(Listener::start(self.0.engine.clone()));
+            *listener = Some(Listener::start(self.0.engine.clone(), self.as_any()));
         }
         Ok(())
     }
@@ -676,7 +681,8 @@ impl Builder {
             engine.backend.limits().max_lease,
         )?;
         engine.dispatcher.change_registry(|_| Ok((registry, ())))?;
-        engine.dispatcher.set_instance(dawdle.as_any());
+        let instance = Arc::downgrade(&dawdle.0);
+        engine.dispatcher.set_instance(Box::new(move || Some(Dawdle(instance.upgrade()?).as_any())));
         if self.install {
             *INSTALLED.write().unwrap_or_else(PoisonError::into_inner) = Some(dawdle.clone());
         }

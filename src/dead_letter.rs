@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::{Stream, StreamExt};
 
-use crate::backend::{Delivery, Lane, Outgoing, Receipt, Settle, Settlement};
+use crate::backend::{Backend, Delivery, Lane, Outgoing, Receipt, Settle, Settlement};
 use crate::dawdle::Dawdle;
 use crate::envelope::{Death, Envelope};
 use crate::error::{Error, ErrorKind, Result};
@@ -21,6 +21,9 @@ use crate::wire::{self, Body};
 /// For how long a scan holds what it shows: nobody else sees it meanwhile. On SQS that is a
 /// visibility timeout.
 pub const HOLD: Duration = Duration::from_secs(300);
+
+/// How many letters one instance holds at most.
+const MAX_HELD: usize = 100_000;
 
 /// How many letters are replayed or purged side by side.
 const SIDE_BY_SIDE: usize = 10;
@@ -150,14 +153,14 @@ impl DeadLetters {
     /// What it comes across is held for five minutes: nobody else sees it, and it can be replayed
     /// or purged. On SQS looking hides: a letter that is left alone is visible to others again
     /// after that, or when this instance scans again or shuts down. Letters that others hold are
-    /// not shown.
+    /// not shown. The stream ends after an error.
     pub fn scan(&self, filter: Filter) -> DeadLetterStream {
         let scan = Scan {
             dawdle: self.dawdle.clone(),
             filter,
-            begun: false,
+            number: None,
             found: VecDeque::new(),
-            seen: HashSet::new(),
+            broken: false,
             passed_over: Vec::new(),
             shown: 0,
         };
@@ -248,7 +251,7 @@ impl DeadLetters {
         let engine = self.dawdle.engine();
         let entry = Settle { receipt, how: Settlement::Ack };
         let mut answers = engine.backend.settle(Lane::Dead, &[entry]).await;
-        self.dawdle.held().lock().remove(&letter.message_id);
+        self.dawdle.held().lock().letters.remove(&letter.message_id);
         answers.pop().unwrap_or(Ok(()))
     }
 
@@ -256,8 +259,8 @@ impl DeadLetters {
     fn receipt_of(&self, letter: &DeadLetter) -> Result<Receipt> {
         let now = self.dawdle.clock().instant();
         let held = self.dawdle.held().lock();
-        match held.get(&letter.message_id) {
-            Some((receipt, until)) if now < *until => Ok(receipt.clone()),
+        match held.letters.get(&letter.message_id) {
+            Some(hold) if now < hold.until => Ok(hold.receipt.clone()),
             _ => Err(Error::new(
                 ErrorKind::LeaseLost,
                 format!("dead letter {} is no longer held (a scan holds for {HOLD:?}); scan again", letter.id),
@@ -271,23 +274,33 @@ impl DeadLetters {
         let now = engine.clock.instant();
         let held: Vec<Receipt> = {
             let mut held = self.dawdle.held().lock();
-            held.retain(|_, (_, until)| now < *until);
-            held.values().map(|(receipt, _)| receipt.clone()).collect()
+            held.letters.retain(|_, hold| now < hold.until);
+            held.letters.values().map(|hold| hold.receipt.clone()).collect()
         };
-        let how = Settlement::ReleaseAfter(Duration::ZERO);
-        for batch in held.chunks(engine.backend.limits().max_batch_entries.max(1)) {
-            let entries: Vec<Settle> = batch.iter().map(|receipt| Settle { receipt: receipt.clone(), how }).collect();
-            engine.backend.settle(Lane::Dead, &entries).await;
-        }
+        release(&*engine.backend, &held).await;
     }
 }
 
-/// The dead letters that an instance holds: the newest receipt of each, and until when.
+/// The dead letters that an instance holds.
 #[derive(Default)]
-pub(crate) struct Held(Mutex<HashMap<String, (Receipt, Instant)>>);
+pub(crate) struct Held(Mutex<Holds>);
+
+#[derive(Default)]
+struct Holds {
+    letters: HashMap<String, Hold>,
+    scans: u64,
+}
+
+struct Hold {
+    /// The newest one.
+    receipt: Receipt,
+    until: Instant,
+    /// The scan that came across it last.
+    scan: u64,
+}
 
 impl Held {
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, (Receipt, Instant)>> {
+    fn lock(&self) -> MutexGuard<'_, Holds> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -323,9 +336,11 @@ impl fmt::Debug for DeadLetterStream {
 struct Scan {
     dawdle: Dawdle,
     filter: Filter,
-    begun: bool,
+    /// Its number, once it has begun.
+    number: Option<u64>,
     found: VecDeque<Delivery>,
-    seen: HashSet<String>,
+    /// It ended in an error.
+    broken: bool,
     /// Held, but not what the filter asks for.
     passed_over: Vec<Receipt>,
     shown: usize,
@@ -333,11 +348,13 @@ struct Scan {
 
 impl Scan {
     async fn next(&mut self) -> Option<Result<DeadLetter>> {
-        if !self.begun {
-            self.begun = true;
-            // What an earlier scan of this instance holds is shown again.
-            DeadLetters::new(self.dawdle.clone()).let_go().await;
+        if self.broken {
+            return None;
         }
+        let number = match self.number {
+            Some(number) => number,
+            None => self.begin().await,
+        };
         loop {
             if self.filter.limit.is_some_and(|limit| self.shown >= limit) {
                 self.give_back().await;
@@ -352,30 +369,52 @@ impl Scan {
                 self.passed_over.push(letter.receipt);
                 continue;
             }
-            match self.browse().await {
+            match self.browse(number).await {
                 Ok(true) => {}
                 Ok(false) => {
                     self.give_back().await;
                     return None;
                 }
-                Err(error) => return Some(Err(error)),
+                Err(error) => {
+                    self.broken = true;
+                    return Some(Err(error));
+                }
             }
         }
     }
 
+    async fn begin(&mut self) -> u64 {
+        let number = {
+            let mut held = self.dawdle.held().lock();
+            held.scans += 1;
+            held.scans
+        };
+        self.number = Some(number);
+        // What an earlier scan of this instance holds is shown again.
+        DeadLetters::new(self.dawdle.clone()).let_go().await;
+        number
+    }
+
     /// Takes in more; `false` when there is no more, or it has come round.
-    async fn browse(&mut self) -> Result<bool> {
+    async fn browse(&mut self, number: u64) -> Result<bool> {
         let engine = self.dawdle.engine();
+        if self.dawdle.held().lock().letters.len() >= MAX_HELD {
+            return Err(Error::new(
+                ErrorKind::Full,
+                format!("{MAX_HELD} dead letters are held, which is the limit; replay or purge some, then scan again"),
+            ));
+        }
         let until = engine.clock.instant() + HOLD;
         let found = engine.backend.browse(Lane::Dead, engine.backend.limits().max_batch_entries, HOLD).await?;
-        {
-            let mut held = self.dawdle.held().lock();
-            for delivery in &found {
-                held.insert(delivery.message_id.clone(), (delivery.receipt.clone(), until));
+        let before = self.found.len();
+        let mut held = self.dawdle.held().lock();
+        for delivery in found {
+            let hold = Hold { receipt: delivery.receipt.clone(), until, scan: number };
+            let known = held.letters.insert(delivery.message_id.clone(), hold);
+            if known.is_none_or(|known| known.scan != number) {
+                self.found.push_back(delivery);
             }
         }
-        let before = self.found.len();
-        self.found.extend(found.into_iter().filter(|delivery| self.seen.insert(delivery.message_id.clone())));
         Ok(self.found.len() > before)
     }
 
@@ -384,12 +423,18 @@ impl Scan {
         let engine = self.dawdle.engine();
         let unread = self.found.drain(..).map(|delivery| delivery.receipt);
         let receipts: Vec<Receipt> = self.passed_over.drain(..).chain(unread).collect();
-        self.dawdle.held().lock().retain(|_, (receipt, _)| !receipts.contains(receipt));
-        let how = Settlement::ReleaseAfter(Duration::ZERO);
-        for batch in receipts.chunks(engine.backend.limits().max_batch_entries.max(1)) {
-            let entries: Vec<Settle> = batch.iter().map(|receipt| Settle { receipt: receipt.clone(), how }).collect();
-            engine.backend.settle(Lane::Dead, &entries).await;
-        }
+        let given_back: HashSet<&Receipt> = receipts.iter().collect();
+        self.dawdle.held().lock().letters.retain(|_, hold| !given_back.contains(&hold.receipt));
+        release(&*engine.backend, &receipts).await;
+    }
+}
+
+/// Makes letters visible to others. One that fails is visible when its hold ends.
+async fn release(backend: &dyn Backend, receipts: &[Receipt]) {
+    let how = Settlement::ReleaseAfter(Duration::ZERO);
+    for batch in receipts.chunks(backend.limits().max_batch_entries.max(1)) {
+        let entries: Vec<Settle> = batch.iter().map(|receipt| Settle { receipt: receipt.clone(), how }).collect();
+        backend.settle(Lane::Dead, &entries).await;
     }
 }
 

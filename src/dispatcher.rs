@@ -32,9 +32,10 @@ use crate::wire::{self, Body, Unreadable};
 /// The most of a handler's error that a dead letter keeps, in bytes.
 const MAX_ERROR: usize = 4096;
 
-/// An event that nobody here can handle is passed on after a second at first, and then after as
-/// long as it has been passed on already, up to this.
-const PASS_ON_AFTER: Duration = Duration::from_secs(1);
+/// An event that nobody here can handle is passed on after two seconds at first (less would be none
+/// where delays are counted in seconds), and then after as long as it has been passed on already,
+/// up to a quarter of an hour.
+const PASS_ON_AFTER: Duration = Duration::from_secs(2);
 const PASS_ON_AT_MOST: Duration = Duration::from_secs(900);
 
 /// What becomes of a delivery.
@@ -78,8 +79,11 @@ struct Shared {
     permits: Arc<Semaphore>,
     foreign: Option<Foreign>,
     observer: Option<Arc<dyn Observer>>,
-    instance: OnceLock<Arc<dyn Any + Send + Sync>>,
+    instance: OnceLock<Instance>,
 }
+
+/// Finds the `Dawdle` that all this is a part of, which this module does not know.
+pub(crate) type Instance = Box<dyn Fn() -> Option<Arc<dyn Any + Send + Sync>> + Send + Sync>;
 
 /// What an envelope needs.
 enum Triage {
@@ -132,7 +136,7 @@ impl Dispatcher {
     }
 
     /// Says what handlers get as `cx.dawdle()`.
-    pub(crate) fn set_instance(&self, instance: Arc<dyn Any + Send + Sync>) {
+    pub(crate) fn set_instance(&self, instance: Instance) {
         let _ = self.0.instance.set(instance);
     }
 
@@ -376,7 +380,7 @@ impl Dispatcher {
         let siblings = Siblings { running: AtomicUsize::new(here.len()), none_runs: Latch::default() };
         let runs = here.iter().map(|entry| self.run_handler(entry, envelope, event, lost, stops, &siblings));
         let ends = futures_util::future::join_all(runs).await;
-        if ends.iter().all(|end| matches!(end, End::NotRun { .. })) {
+        if !here.is_empty() && ends.iter().all(|end| matches!(end, End::NotRun { .. })) {
             return None;
         }
         let again =
@@ -500,7 +504,7 @@ impl Dispatcher {
         };
         let handler = Arc::clone(entry.run.as_ref()?);
         let cancelled = Latch::default();
-        let instance = shared.instance.get().cloned().unwrap_or_else(|| Arc::new(()));
+        let instance = shared.instance.get().and_then(|find| find())?;
         let cx = Context {
             envelope: Arc::clone(envelope),
             handler: Arc::clone(&entry.name),

@@ -10,6 +10,7 @@
 //! Receives run side by side while they come back full. An error makes a loop back off, never
 //! end. What is deliberately absent: deciding (the dispatcher's), the choice of a hop (`delay`'s).
 
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
@@ -60,11 +61,13 @@ pub(crate) struct Listener {
     room: Room,
     /// Stops the keeper of leases: after everything else.
     unleased: Latch,
+    /// What handlers get as `cx.dawdle()` lives as long as they may run.
+    _instance: Arc<dyn Any + Send + Sync>,
 }
 
 impl Listener {
     /// Starts receiving. Must be called within a tokio runtime.
-    pub(crate) fn start(engine: Engine) -> Arc<Self> {
+    pub(crate) fn start(engine: Engine, instance: Arc<dyn Any + Send + Sync>) -> Arc<Self> {
         let settings = &engine.settings;
         let unleased = Latch::default();
         lease::start_keeper(&engine.leases, &unleased);
@@ -75,6 +78,7 @@ impl Listener {
             room: Room::new(settings.concurrency, settings.prefetch, settings.max_held),
             unleased,
             engine,
+            _instance: instance,
         });
         listener.add_receiver();
         let limits = listener.engine.backend.limits();
@@ -197,7 +201,11 @@ impl Listener {
         let (listener, guard) = (Arc::clone(self), self.work.busy.guard());
         self.engine.clock.spawn(async move {
             let _guard = guard;
-            guarded("the work on a message", listener.work_on(delivery, lost, place)).await;
+            let id = delivery.message_id.clone();
+            if guarded("the work on a message", listener.work_on(delivery, lost, place)).await.is_none() {
+                // Or its lease would be extended with nobody working on it.
+                listener.engine.leases.remove(&id).await;
+            }
             listener.room.finished(listener.engine.clock.instant());
         });
     }

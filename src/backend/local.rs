@@ -207,14 +207,11 @@ impl LocalBackend {
 
     async fn receive_or_wait(&self, lane: Lane, max: usize) -> Result<Vec<Delivery>> {
         let started = Instant::now();
-        let mut waited = Duration::ZERO;
         loop {
             // Before the look, so that what is committed after it is not missed.
             let mut woken = std::pin::pin!(self.waiters.lane(lane).notified());
             woken.as_mut().enable();
-            let (mut deliveries, next_due) = self.lease(lane, max, self.options.lease, true).await?;
-            // Their lease is told from the call, and began after the wait.
-            deliveries.iter_mut().for_each(|delivery| delivery.lease += waited);
+            let (deliveries, next_due) = self.lease(lane, max, self.options.lease, true).await?;
             let left = self.options.receive_wait.saturating_sub(started.elapsed());
             if !deliveries.is_empty() || left.is_zero() || max == 0 {
                 return Ok(deliveries);
@@ -226,7 +223,6 @@ impl LocalBackend {
                 () = woken => {}
                 () = tokio::time::sleep(pause) => {}
             }
-            waited = started.elapsed();
         }
     }
 
