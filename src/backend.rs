@@ -3,7 +3,7 @@
 //! A backend moves opaque bodies on three lanes and knows nothing of events, retries or long
 //! delays. What it can do is data ([`Limits`]); what to do about it is decided elsewhere. A new
 //! backend is one implementation of [`Backend`] that passes
-//! [`testing::conformance`](crate::testing::conformance).
+//! `testing::conformance` (feature `testing`).
 
 use std::collections::BTreeMap;
 use std::fmt;

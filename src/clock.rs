@@ -25,8 +25,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// Time, as Dawdle sees it: the system's, or a test's.
 ///
-/// It can be set to follow the clock of the queue ([`Clock::following`]): due times are the
-/// queue's, and a node whose own clock is off must not run events early.
+/// Within Dawdle it follows the clock of the queue: due times are the queue's, and a node whose
+/// own clock is off must not run events early.
 #[derive(Clone, Default)]
 pub struct Clock {
     source: Source,

@@ -1,35 +1,112 @@
 //! Typed events, handled later and somewhere else.
+//!
+//! An application defines an event, attaches handlers to it, and signals it: now, or in thirty
+//! days. Any node that runs the listener handles it, whichever node signalled it and whichever
+//! nodes have died since. In production the queue is Amazon SQS; with nothing configured it is one
+//! SQLite file; in a test it is memory on a clock that the test moves.
+//!
+//! **The guarantee**: at least once, unordered, never lossy. A message leaves the queue only when
+//! every handler of it has finished, or when what is left of it has been safely written somewhere
+//! else: a retry, a hop, the dead letters. A handler may run twice for one event; it should do no
+//! harm then.
+//!
+//! **One queue serves one application.** The nodes on it are versions of the same program, and an
+//! event runs the handlers of the version that takes it.
+//!
+//! # The first handler
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use dawdle::{Context, Dawdle, Event, Outcome};
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Debug, Serialize, Deserialize, Event)]
+//! #[event(kind = "trial.ending")] // the name on the wire: types get renamed, queued events do not
+//! struct TrialEnding {
+//!     account: u64,
+//! }
+//!
+//! // Registers itself. Any error is a retry with backoff; a panic is one, too.
+//! #[dawdle::handler(attempts = 8, timeout = "30s")]
+//! async fn remind(event: &TrialEnding, cx: &Context) -> Outcome {
+//!     println!("account {}: attempt {}", event.account, cx.attempt());
+//!     Ok(())
+//! }
+//!
+//! #[tokio::main]
+//! async fn main() -> dawdle::Result<()> {
+//! #   let dir = std::env::temp_dir().join(format!("dawdle-doc-{}", std::process::id()));
+//! #   let config = dawdle::Config { local_path: Some(dir.join("queue.db")), ..Default::default() };
+//! #   let dawdle = Dawdle::builder().config(config).start().await?;
+//! #   if false {
+//!     let dawdle = Dawdle::start().await?; // configured by DAWDLE_*; here: the file .dawdle/queue.db
+//! #   }
+//!     dawdle.signal(TrialEnding { account: 7 }).await?; // Ok: it is durable
+//!     dawdle.signal(TrialEnding { account: 7 }).delay(Duration::from_secs(14 * 86_400)).await?;
+//! #   dawdle.shutdown().await; std::fs::remove_dir_all(dir).ok(); return Ok(());
+//!     dawdle.run().await // until Ctrl-C or SIGTERM, then drain
+//! }
+//! ```
+//!
+//! # Where to look
+//!
+//! | for | see |
+//! | --- | --- |
+//! | defining events | [`Event`](macro@Event), [`EventId`] |
+//! | handling them | [`macro@handler`], [`Handler`], [`Context`], [`State`], [`Outcome`], [`Failure`], [`Backoff`] |
+//! | starting, signalling, stopping | [`Dawdle`], [`Builder`], [`Config`], [`Signal`], [`signal()`] |
+//! | what was given up | [`DeadLetters`], [`DeadLetter`], [`Filter`], [`reason`] |
+//! | testing | `testing::Harness`, `Context::for_test` (feature `testing`) |
+//! | code around every signal and run | [`Middleware`] |
+//! | messages of other programs, outboxes | [`Builder::foreign`], [`Envelope`] |
+//! | where messages are kept | [`backend`] |
+//!
+//! # Features
+//!
+//! `sqs`, `local` and `testing` are on by default. A crate that only defines events needs none of
+//! them: `dawdle = { version = "..", default-features = false }`. The memory backend is always
+//! there. A crate of handlers that nothing else refers to must be linked in by hand:
+//! `use my_handlers as _;` (a crate that is only named in Cargo.toml is dropped by the linker, and
+//! its handlers with it; [`Builder::expect_handler`] notices).
 #![forbid(unsafe_code)]
 
-pub mod backend;
-mod batch;
+// Vocabulary: values, no I/O.
 mod clock;
-mod config;
-mod dawdle;
-mod dead_letter;
-mod delay;
-mod dispatcher;
 mod envelope;
 mod error;
 mod event;
-mod foreign;
-mod handler;
-mod lease;
-mod listener;
-mod middleware;
 mod outcome;
 pub mod reason;
-mod registry;
 mod retry;
+mod settings;
+mod wire;
+
+// Seams: traits, with their guarantees written on them. Backends are rooms of `backend`.
+pub mod backend;
+mod foreign;
+mod handler;
+mod middleware;
+
+// Machinery: knows the seams, and no implementation.
+mod batch;
+mod delay;
+mod dispatcher;
+mod lease;
+mod listener;
+mod registry;
 mod room;
 mod sender;
-mod settings;
 mod settle;
 mod shutdown;
+
+// Front: the only part that knows everything.
+mod config;
+mod dawdle;
+mod dead_letter;
 mod signal;
 #[cfg(feature = "testing")]
 pub mod testing;
-mod wire;
 
 pub use dawdle_macros::{Event, EventHandler, handler};
 

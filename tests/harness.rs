@@ -315,14 +315,13 @@ mod steps {
 
 #[tokio::test]
 async fn a_state_can_hold_the_dawdle_it_is_part_of() {
-    struct Clerk(dawdle::Dawdle);
     let seen: Arc<std::sync::Mutex<Option<dawdle::Dawdle>>> = Arc::default();
     let keep = Arc::clone(&seen);
     let test = Harness::builder()
         .state(Mailer::fake())
         .state_with(move |dawdle| {
             *keep.lock().unwrap() = Some(dawdle.clone());
-            Clerk(dawdle)
+            dawdle
         })
         .start()
         .await
