@@ -15,7 +15,7 @@
 //!
 //! # The first handler
 //!
-//! ```
+//! ```no_run
 //! use std::time::Duration;
 //!
 //! use dawdle::{Context, Dawdle, Event, Outcome};
@@ -36,15 +36,9 @@
 //!
 //! #[tokio::main]
 //! async fn main() -> dawdle::Result<()> {
-//! #   let dir = std::env::temp_dir().join(format!("dawdle-doc-{}", std::process::id()));
-//! #   let config = dawdle::Config { local_path: Some(dir.join("queue.db")), ..Default::default() };
-//! #   let dawdle = Dawdle::builder().config(config).start().await?;
-//! #   if false {
-//!     let dawdle = Dawdle::start().await?; // configured by DAWDLE_*; here: the file .dawdle/queue.db
-//! #   }
+//!     let dawdle = Dawdle::start().await?; // configured by DAWDLE_*; with none, the file .dawdle/queue.db
 //!     dawdle.signal(TrialEnding { account: 7 }).await?; // Ok: it is durable
 //!     dawdle.signal(TrialEnding { account: 7 }).delay(Duration::from_secs(14 * 86_400)).await?;
-//! #   dawdle.shutdown().await; std::fs::remove_dir_all(dir).ok(); return Ok(());
 //!     dawdle.run().await // until Ctrl-C or SIGTERM, then drain
 //! }
 //! ```
@@ -124,6 +118,11 @@ pub use outcome::{Failure, FailureError, IntoOutcome, Outcome};
 pub use registry::HandlerInfo;
 pub use retry::Backoff;
 pub use signal::Signal;
+
+/// The README's examples, compiled.
+#[cfg(all(doctest, feature = "testing"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 /// What the macros' output calls. Not for use by hand: it may change in any release.
 #[doc(hidden)]

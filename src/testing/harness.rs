@@ -37,7 +37,7 @@ const FURTHEST: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// run must be given. Handlers that [`only_handlers`](HarnessBuilder::only_handlers) leaves out do
 /// not exist for a harness, which is a fleet of its own.
 ///
-/// ```
+/// ```standalone_crate
 /// use dawdle::testing::Harness;
 /// use dawdle::{Event, Outcome};
 /// use std::time::Duration;
@@ -319,7 +319,7 @@ impl Context {
     /// A context to call a handler function with: attempt 1 of an event that was signalled just
     /// now. What is signalled through it is recorded, see [`Context::signalled`], and goes nowhere.
     ///
-    /// ```
+    /// ```standalone_crate
     /// use dawdle::{Context, Event, Outcome, State};
     ///
     /// #[derive(serde::Serialize, serde::Deserialize, Event)]
