@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::error::Result;
@@ -277,4 +278,51 @@ pub trait Backend: Send + Sync + 'static {
     /// Takes up to `max` messages that can be received now, leased for `hold`, without waiting
     /// for more to come. Answers none when there are no others.
     fn browse(&self, lane: Lane, max: usize, hold: Duration) -> BoxFuture<'_, Result<Vec<Delivery>>>;
+}
+
+/// A backend that is shared: by several instances, or with the application.
+impl<B: Backend + ?Sized> Backend for Arc<B> {
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+
+    fn describe(&self) -> String {
+        (**self).describe()
+    }
+
+    fn limits(&self) -> Limits {
+        (**self).limits()
+    }
+
+    fn clock_offset_ms(&self) -> i64 {
+        (**self).clock_offset_ms()
+    }
+
+    fn check(&self, role: Role) -> BoxFuture<'_, Result<()>> {
+        (**self).check(role)
+    }
+
+    fn send<'a>(&'a self, lane: Lane, messages: &'a [Outgoing]) -> BoxFuture<'a, Vec<Result<()>>> {
+        (**self).send(lane, messages)
+    }
+
+    fn receive(&self, lane: Lane, max: usize) -> BoxFuture<'_, Result<Vec<Delivery>>> {
+        (**self).receive(lane, max)
+    }
+
+    fn settle<'a>(&'a self, lane: Lane, entries: &'a [Settle]) -> BoxFuture<'a, Vec<Result<()>>> {
+        (**self).settle(lane, entries)
+    }
+
+    fn extend<'a>(&'a self, lane: Lane, receipts: &'a [Receipt], lease: Duration) -> BoxFuture<'a, Vec<Result<()>>> {
+        (**self).extend(lane, receipts, lease)
+    }
+
+    fn inspect(&self, lane: Lane) -> BoxFuture<'_, Result<LaneStats>> {
+        (**self).inspect(lane)
+    }
+
+    fn browse(&self, lane: Lane, max: usize, hold: Duration) -> BoxFuture<'_, Result<Vec<Delivery>>> {
+        (**self).browse(lane, max, hold)
+    }
 }

@@ -133,6 +133,7 @@ impl Dawdle {
         self.before_send(&mut envelope)?;
         let parcel = self.0.engine.sender.parcel(&envelope, envelope.due)?;
         self.0.engine.sender.check_size(&parcel)?;
+        self.observe(&envelope);
         self.0.engine.sender.signal(parcel, when_full).await?;
         Ok(envelope.id)
     }
@@ -144,10 +145,13 @@ impl Dawdle {
         for middleware in &self.0.middleware {
             middleware.before_send(envelope)?;
         }
+        Ok(())
+    }
+
+    fn observe(&self, envelope: &Envelope) {
         if let Some(observer) = &self.0.observer {
             observer.signalled(envelope);
         }
-        Ok(())
     }
 
     /// Runs the handlers of an event on this node, each in a task of its own.
@@ -159,9 +163,10 @@ impl Dawdle {
                 format!("no handler of kind `{}` runs on this node, so it cannot be signalled directly", envelope.kind),
             ));
         }
+        self.before_send(&mut envelope)?;
         let parcel = self.0.engine.sender.parcel(&envelope, None)?;
         self.0.engine.sender.check_size(&parcel)?;
-        self.before_send(&mut envelope)?;
+        self.observe(&envelope);
         let (guard, dawdle) = (self.0.direct.busy.guard(), self.clone());
         self.clock().spawn(async move {
             let _guard = guard;

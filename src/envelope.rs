@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::clock::later;
+use crate::clock::{Clock, later};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{self, EventId, TypedEvent};
 
@@ -98,7 +98,7 @@ impl Envelope {
     /// # Errors
     /// [`ErrorKind::Codec`] when the event does not encode as JSON.
     pub fn new<E: TypedEvent>(event: E) -> Result<Self> {
-        Envelope::of(&event, DEFAULT_SOURCE, SystemTime::now())
+        Envelope::of(&event, DEFAULT_SOURCE, Clock::system().now())
     }
 
     pub(crate) fn of<E: TypedEvent>(event: &E, source: &str, time: SystemTime) -> Result<Self> {

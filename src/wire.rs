@@ -20,6 +20,7 @@ use serde_json::value::RawValue;
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, UtcOffset};
 
+use crate::clock::Clock;
 use crate::envelope::{Data, Death, Envelope, UNDECODABLE};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventId;
@@ -199,7 +200,7 @@ impl Serialize for Envelope {
 impl<'de> Deserialize<'de> for Envelope {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let parsed = Parsed::deserialize(deserializer)?;
-        parsed.into_envelope(SystemTime::now()).map_err(D::Error::custom)
+        parsed.into_envelope(Clock::system().now()).map_err(D::Error::custom)
     }
 }
 
