@@ -14,6 +14,7 @@ use crate::dawdle::Dawdle;
 use crate::envelope::{Death, Envelope};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventId;
+use crate::foreign::RawMessage;
 use crate::reason;
 use crate::sender::Parcel;
 use crate::wire::{self, Body};
@@ -34,7 +35,7 @@ const SIDE_BY_SIDE: usize = 10;
 pub struct DeadLetter {
     /// The event's identity.
     pub id: EventId,
-    /// Its kind; `dawdle.undecodable` for a body that was no event.
+    /// Its kind; `dawdle.undecodable` for a body that was no event, see [`raw`](DeadLetter::raw).
     pub kind: String,
     /// The handler that it died of; `None` where none was involved.
     pub handler: Option<String>,
@@ -60,6 +61,13 @@ pub struct DeadLetter {
     receipt: Receipt,
     /// Body and message attributes of what was no event.
     raw: Option<(String, BTreeMap<String, String>)>,
+}
+
+impl DeadLetter {
+    /// The message as it came, where it was no event.
+    pub fn raw(&self) -> Option<RawMessage<'_>> {
+        self.raw.as_ref().map(|(body, attributes)| RawMessage::new(body, attributes))
+    }
 }
 
 /// Which dead letters. Every condition that is given must hold.

@@ -151,11 +151,15 @@ impl Envelope {
     /// [`ErrorKind::Invalid`] when `name` is not lower-case letters and digits, longer than 64
     /// bytes, or has a meaning of its own in CloudEvents or in Dawdle.
     pub fn with_attribute(mut self, name: &str, value: impl Into<String>) -> Result<Self> {
-        self.set_attribute(name, value.into())?;
+        self.set_attribute(name, value)?;
         Ok(self)
     }
 
-    pub(crate) fn set_attribute(&mut self, name: &str, value: String) -> Result<()> {
+    /// Sets an attribute of the application's: what middleware does before a send.
+    ///
+    /// # Errors
+    /// As [`with_attribute`](Envelope::with_attribute).
+    pub fn set_attribute(&mut self, name: &str, value: impl Into<String>) -> Result<()> {
         let well_formed = (1..=64).contains(&name.len())
             && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
         if !well_formed {
@@ -170,7 +174,7 @@ impl Envelope {
                 format!("attribute name `{name}` has a meaning of its own on the wire; choose another"),
             ));
         }
-        self.attributes.insert(name.to_owned(), Value::String(value));
+        self.attributes.insert(name.to_owned(), Value::String(value.into()));
         Ok(())
     }
 

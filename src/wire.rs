@@ -93,13 +93,17 @@ fn read_one(text: &str, enqueued: SystemTime) -> Body {
 
 fn read_pack(text: &str, enqueued: SystemTime) -> Body {
     match serde_json::from_str::<Vec<&RawValue>>(text) {
-        Ok(parts) if parts.is_empty() => Body::Unreadable("the body is an empty JSON array".into()),
-        Ok(parts) => Body::Pack(
-            parts
+        Ok(parts) => {
+            let parts: Vec<_> = parts
                 .into_iter()
                 .map(|part| parse(part.get(), enqueued).map_err(|why| Unreadable { text: part.get().to_owned(), why }))
-                .collect(),
-        ),
+                .collect();
+            // An array without an event is not a pack but another program's message, and stays whole.
+            if parts.iter().all(Result::is_err) {
+                return Body::Unreadable("the body is a JSON array without a CloudEvent in it".into());
+            }
+            Body::Pack(parts)
+        }
         Err(error) => Body::Unreadable(not_json(&error)),
     }
 }

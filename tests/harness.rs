@@ -331,3 +331,68 @@ async fn a_state_can_hold_the_dawdle_it_is_part_of() {
     test.drain().await;
     assert_eq!(test.runs("beat"), 1);
 }
+
+#[tokio::test]
+async fn middleware_sets_attributes_that_handlers_read() {
+    struct Tenant;
+    impl dawdle::Middleware for Tenant {
+        fn before_send(&self, envelope: &mut dawdle::Envelope) -> dawdle::Result<()> {
+            envelope.set_attribute("tenant", "acme")
+        }
+
+        async fn handle(&self, cx: &Context, event: &dyn Event, next: dawdle::Next<'_>) -> Outcome {
+            assert_eq!(cx.attribute("tenant"), Some("acme"));
+            next.run(cx, event).await
+        }
+    }
+    let test = Harness::builder().middleware(Tenant).start().await.unwrap();
+    test.signal(Heartbeat).await.unwrap();
+    test.drain().await;
+    assert_eq!(test.handled::<Heartbeat>().len(), 1);
+}
+
+mod messages_of_other_programs {
+    use super::*;
+    use dawdle::Envelope;
+    use dawdle::backend::{Backend, Lane, Outgoing};
+
+    async fn put(test: &Harness, body: &str) {
+        let attributes = [("Type".to_owned(), "beat".to_owned())].into();
+        let message = Outgoing { attributes, ..Outgoing::new(body) };
+        test.backend().send(Lane::Message, &[message]).await.remove(0).unwrap();
+        test.drain().await;
+    }
+
+    #[tokio::test]
+    async fn what_nobody_wants_is_a_dead_letter_that_shows_the_message_as_it_came() {
+        let test = harness().await;
+        put(&test, "<beat/>").await;
+        let letters = test.dead_letters().await;
+        assert_eq!((letters.len(), &*letters[0].kind), (1, "dawdle.undecodable"));
+        let raw = letters[0].raw().unwrap();
+        assert_eq!((raw.body(), raw.attribute("Type")), ("<beat/>", Some("beat")));
+
+        test.signal(TrialEnding { account: 7 }).expires_in(Duration::ZERO).delay(seconds(1)).await.unwrap();
+        test.dawdle().stop_listener().await;
+        test.advance(seconds(2)).await;
+        test.dawdle().start_listener().await.unwrap();
+        test.drain().await;
+        let letters = test.dead_letters().await;
+        assert!(letters.iter().any(|letter| letter.kind == "trial.ending" && letter.raw().is_none()));
+    }
+
+    #[tokio::test]
+    async fn an_array_without_an_event_stays_whole() {
+        let test = harness().await;
+        put(&test, "[1, {}]").await;
+        let letters = test.dead_letters().await;
+        assert_eq!(letters.len(), 1);
+        assert_eq!(letters[0].raw().unwrap().body(), "[1, {}]");
+
+        let adopt = |raw: &dawdle::RawMessage<'_>| (raw.body() == "[1, {}]").then(|| Envelope::new(Heartbeat).ok())?;
+        let test = Harness::builder().foreign(adopt).start().await.unwrap();
+        put(&test, "[1, {}]").await;
+        assert_eq!(test.handled::<Heartbeat>().len(), 1);
+        assert!(test.dead_letters().await.is_empty());
+    }
+}
