@@ -143,7 +143,7 @@ fn what_is_no_event_is_said_to_be_none_and_why_without_quoting_it() {
         ("", "empty"),
         ("secret", "neither JSON nor base64"),
         ("{\"secret\":", "not a JSON object"),
-        ("[]", "empty JSON array"),
+        ("[]", "JSON array without a CloudEvent"),
         ("[1", "not a JSON object"),
         ("{}", "`specversion` is missing"),
         (r#"{"specversion":"0.3","id":"1","source":"s","type":"t"}"#, "not 1.0"),
