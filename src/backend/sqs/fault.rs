@@ -205,10 +205,21 @@ pub(super) fn classify(
             ErrorKind::Unavailable
         }
         // Permanent whoever is blamed: an engine blames itself for odd characters.
-        "InvalidMessageContents" | "InvalidParameterValue" | "InvalidParameterCombination" | "MissingParameter"
-        | "InvalidAttributeName" | "InvalidAttributeValue" | "InvalidBatchEntryId" | "BatchEntryIdsNotDistinct"
-        | "EmptyBatchRequest" | "TooManyEntriesInBatchRequest" | "InvalidIdFormat" | "UnsupportedOperation"
-        | "ValidationError" | "Validation" | "InvalidAction" => ErrorKind::Refused,
+        "InvalidMessageContents"
+        | "InvalidParameterValue"
+        | "InvalidParameterCombination"
+        | "MissingParameter"
+        | "InvalidAttributeName"
+        | "InvalidAttributeValue"
+        | "InvalidBatchEntryId"
+        | "BatchEntryIdsNotDistinct"
+        | "EmptyBatchRequest"
+        | "TooManyEntriesInBatchRequest"
+        | "InvalidIdFormat"
+        | "UnsupportedOperation"
+        | "ValidationError"
+        | "Validation"
+        | "InvalidAction" => ErrorKind::Refused,
         _ => match status {
             Some(413) => ErrorKind::TooLarge,
             Some(403) => ErrorKind::Credentials,
