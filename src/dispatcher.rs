@@ -32,9 +32,10 @@ use crate::wire::{self, Body, Unreadable};
 /// The most of a handler's error that a dead letter keeps, in bytes.
 const MAX_ERROR: usize = 4096;
 
-/// An event that nobody here can handle is passed on after a second at first, and then after as
-/// long as it has been passed on already, up to this.
-const PASS_ON_AFTER: Duration = Duration::from_secs(1);
+/// An event that nobody here can handle is passed on after two seconds at first, and then after as
+/// long as it has been passed on already, up to this. It is never held until then: where delays
+/// are counted in seconds and asked for early, less than two would be none.
+const PASS_ON_AFTER: Duration = Duration::from_secs(2);
 const PASS_ON_AT_MOST: Duration = Duration::from_secs(900);
 
 /// What becomes of a delivery.
