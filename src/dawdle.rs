@@ -189,8 +189,10 @@ impl Dawdle {
     /// # Errors
     /// [`ErrorKind::Config`] when the process's signals cannot be listened to.
     pub async fn run(&self) -> Result<()> {
+        // Listened to all along, so that no second signal falls between two listenings.
         let mut stops = StopSignals::new()?;
-        self.run_until(stops.recv()).await?;
+        stops.recv().await;
+        self.shutdown_unless(stops).await;
         Ok(())
     }
 
@@ -201,9 +203,14 @@ impl Dawdle {
     /// [`ErrorKind::Config`] when the process's signals cannot be listened to.
     pub async fn run_until(&self, stop: impl Future) -> Result<()> {
         stop.await;
-        let mut again = StopSignals::new()?;
+        self.shutdown_unless(StopSignals::new()?).await;
+        Ok(())
+    }
+
+    /// Shuts down; exits at once on a signal.
+    async fn shutdown_unless(&self, mut again: StopSignals) {
         tokio::select! {
-            () = self.shutdown() => Ok(()),
+            () = self.shutdown() => {}
             () = again.recv() => {
                 tracing::warn!("a second signal: exiting at once; what was in hand comes again");
                 std::process::exit(130);
