@@ -306,6 +306,7 @@ impl Dawdle {
             installed.take_if(|installed| Arc::ptr_eq(&installed.0, &self.0));
         }
         engine.dispatcher.states().clear();
+        engine.dispatcher.set_instance(None);
     }
 
     /// Tells everything to stop, and waits for nothing.
@@ -318,6 +319,7 @@ impl Dawdle {
         self.0.direct.stops.raise_all();
         self.0.closed.raise();
         self.0.engine.dispatcher.states().clear();
+        self.0.engine.dispatcher.set_instance(None);
     }
 
     /// Runs more handlers on this node from now on. One that is given again is replaced. If the
@@ -702,7 +704,7 @@ impl Builder {
             engine.backend.limits().max_lease,
         )?;
         engine.dispatcher.change_registry(|_| Ok((registry, ())))?;
-        engine.dispatcher.set_instance(dawdle.as_any());
+        engine.dispatcher.set_instance(Some(dawdle.as_any()));
         if self.install {
             *INSTALLED.write().unwrap_or_else(PoisonError::into_inner) = Some(dawdle.clone());
         }

@@ -8,7 +8,7 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -79,7 +79,8 @@ struct Shared {
     permits: Arc<Semaphore>,
     foreign: Option<Foreign>,
     observer: Option<Arc<dyn Observer>>,
-    instance: OnceLock<Arc<dyn Any + Send + Sync>>,
+    /// What handlers get as `cx.dawdle()`; it holds this dispatcher in turn.
+    instance: RwLock<Option<Arc<dyn Any + Send + Sync>>>,
 }
 
 /// What an envelope needs.
@@ -128,13 +129,17 @@ impl Dispatcher {
             registry: RwLock::new(Arc::new(registry)),
             foreign,
             observer,
-            instance: OnceLock::new(),
+            instance: RwLock::new(None),
         }))
     }
 
-    /// Says what handlers get as `cx.dawdle()`.
-    pub(crate) fn set_instance(&self, instance: Arc<dyn Any + Send + Sync>) {
-        let _ = self.0.instance.set(instance);
+    /// Says what handlers get as `cx.dawdle()`; without it none is run.
+    pub(crate) fn set_instance(&self, instance: Option<Arc<dyn Any + Send + Sync>>) {
+        let before = {
+            let mut current = self.0.instance.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *current, instance)
+        };
+        drop(before);
     }
 
     pub(crate) fn registry(&self) -> Arc<Registry> {
@@ -501,7 +506,7 @@ impl Dispatcher {
         };
         let handler = Arc::clone(entry.run.as_ref()?);
         let cancelled = Latch::default();
-        let instance = shared.instance.get().cloned().unwrap_or_else(|| Arc::new(()));
+        let instance = shared.instance.read().unwrap_or_else(PoisonError::into_inner).clone()?;
         let cx = Context {
             envelope: Arc::clone(envelope),
             handler: Arc::clone(&entry.name),
