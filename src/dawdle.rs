@@ -13,7 +13,7 @@ use crate::backend::{Backend, Role};
 use crate::clock::{Clock, Latch};
 use crate::config::{BackendKind, Config, platform};
 use crate::dead_letter::{DeadLetters, Held};
-use crate::dispatcher::{Dispatcher, Observer, Write};
+use crate::dispatcher::{Dispatcher, Observer, Write, guarded};
 use crate::envelope::Envelope;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{self, EventId, TypedEvent};
@@ -27,7 +27,7 @@ use crate::retry::Backoff;
 use crate::sender::{Sender, WhenFull};
 use crate::settings::Settings;
 use crate::settle::Settler;
-use crate::shutdown::Work;
+use crate::shutdown::{InFlight, Work};
 use crate::signal::Signal;
 
 /// Between tries to reach the backend at start.
@@ -64,6 +64,8 @@ struct Inner {
     /// Handlers that run for events on no queue.
     direct: Work,
     listener: Mutex<Option<Arc<Listener>>>,
+    /// Listeners that are being drained.
+    stopping: InFlight,
     /// Whether a listener is wanted once there are handlers.
     wants_listener: bool,
     /// Handlers may lack a state: a harness.
@@ -199,8 +201,10 @@ impl Dawdle {
     /// # Errors
     /// [`ErrorKind::Config`] when the process's signals cannot be listened to.
     pub async fn run(&self) -> Result<()> {
+        // Listened to all along, so that no second signal falls between two listenings.
         let mut stops = StopSignals::new()?;
-        self.run_until(stops.recv()).await?;
+        stops.recv().await;
+        self.shutdown_unless(stops).await;
         Ok(())
     }
 
@@ -211,9 +215,14 @@ impl Dawdle {
     /// [`ErrorKind::Config`] when the process's signals cannot be listened to.
     pub async fn run_until(&self, stop: impl Future) -> Result<()> {
         stop.await;
-        let mut again = StopSignals::new()?;
+        self.shutdown_unless(StopSignals::new()?).await;
+        Ok(())
+    }
+
+    /// Shuts down; exits at once on a signal.
+    async fn shutdown_unless(&self, mut again: StopSignals) {
         tokio::select! {
-            () = self.shutdown() => Ok(()),
+            () = self.shutdown() => {}
             () = again.recv() => {
                 tracing::warn!("a second signal: exiting at once; what was in hand comes again");
                 std::process::exit(130);
@@ -246,12 +255,22 @@ impl Dawdle {
     }
 
     /// Stops receiving and drains what was received, within `shutdown_timeout`. Signals can still
-    /// be sent, and the listener started again.
+    /// be sent, and the listener started again. The drain goes on when this is dropped; called
+    /// again, it waits for that.
     pub async fn stop_listener(&self) {
+        let guard = self.0.stopping.guard();
         let listener = self.listener().take();
-        if let Some(listener) = listener {
-            listener.drain(self.0.engine.settings.shutdown_timeout).await;
+        match listener {
+            Some(listener) => {
+                let timeout = self.0.engine.settings.shutdown_timeout;
+                self.clock().spawn(async move {
+                    let _guard = guard;
+                    listener.drain(timeout).await;
+                });
+            }
+            None => drop(guard),
         }
+        self.0.stopping.none().await;
     }
 
     /// Whether the listener runs.
@@ -265,12 +284,20 @@ impl Dawdle {
 
     /// Drains and comes to an end, within `shutdown_timeout`: stops receiving, waits for handlers,
     /// tells them to stop five seconds before the end, flushes acks and sends, gives the rest
-    /// back. Nothing is lost. Called again, it waits for the first call.
+    /// back. Nothing is lost. It goes on when this is dropped; called again, it waits for that.
     pub async fn shutdown(&self) {
-        if self.0.closing.swap(true, Ordering::AcqRel) {
-            self.0.closed.raised().await;
-            return;
+        if !self.0.closing.swap(true, Ordering::AcqRel) {
+            let dawdle = self.clone();
+            self.clock().spawn(async move {
+                guarded("the shutdown", dawdle.close()).await;
+                dawdle.0.closed.raise();
+                tracing::info!("shut down");
+            });
         }
+        self.0.closed.raised().await;
+    }
+
+    async fn close(&self) {
         let engine = &self.0.engine;
         let (timeout, start) = (engine.settings.shutdown_timeout, engine.clock.instant());
         let direct = self.0.direct.drain(&engine.clock, timeout);
@@ -284,13 +311,11 @@ impl Dawdle {
         if engine.clock.timeout(left.max(Duration::from_millis(100)), flush).await.is_none() {
             tracing::warn!("the shutdown's time is up before everything was flushed; what is left comes again");
         }
-        self.0.closed.raise();
         {
             let mut installed = INSTALLED.write().unwrap_or_else(PoisonError::into_inner);
             installed.take_if(|installed| Arc::ptr_eq(&installed.0, &self.0));
         }
         engine.dispatcher.states().clear();
-        tracing::info!("shut down");
     }
 
     /// Tells everything to stop, and waits for nothing.
@@ -662,6 +687,7 @@ impl Builder {
             observer: self.observer,
             direct: Work::default(),
             listener: Mutex::new(None),
+            stopping: InFlight::default(),
             wants_listener,
             alone: self.alone,
             closing: AtomicBool::new(false),

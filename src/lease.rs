@@ -30,7 +30,7 @@ struct Shared {
     backend: Arc<dyn Backend>,
     clock: Clock,
     table: Mutex<HashMap<String, Lease>>,
-    /// Woken when the table is no longer empty, and when the keeper is to stop.
+    /// Woken when the table is no longer empty: every keeper, for one may be about to stop.
     work: Notify,
     /// Woken when extensions have been answered.
     answered: Notify,
@@ -91,7 +91,7 @@ impl Leases {
         table.insert(delivery.message_id.clone(), lease);
         drop(table);
         if was_empty {
-            self.0.work.notify_one();
+            self.0.work.notify_waiters();
         }
         Inserted::New(lost)
     }
@@ -113,6 +113,8 @@ impl Leases {
     /// Extends leases until `stop`.
     pub(crate) async fn keep(&self, stop: Latch) {
         loop {
+            // From before the look on, so that what comes after it is not missed.
+            let work = self.0.work.notified();
             let next = {
                 let table = self.0.lock();
                 table.values().map(|lease| lease.span / SWEEPS).min()
@@ -125,7 +127,7 @@ impl Leases {
                     self.sweep().await;
                 }
                 None => tokio::select! {
-                    () = self.0.work.notified() => {}
+                    () = work => {}
                     () = stop.raised() => return,
                 },
             }
@@ -219,5 +221,36 @@ pub(crate) fn start_keeper(leases: &Leases, stop: &Latch) {
     if let Err(error) = started {
         tracing::error!("leases are kept without a thread of their own: {error}");
         clock.spawn(async move { fallback.0.keep(fallback.1).await });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::VirtualClock;
+    use crate::backend::Outgoing;
+    use crate::backend::memory::MemoryBackend;
+    use std::time::SystemTime;
+
+    /// A listener that was stopped and one that was started in its place, each with a keeper.
+    #[tokio::test]
+    async fn a_keeper_that_stops_takes_no_work_from_the_one_that_stays() {
+        let time = VirtualClock::new(SystemTime::UNIX_EPOCH);
+        let clock = Clock::from_virtual(time.clone());
+        let backend = MemoryBackend::new(clock.clone());
+        let leases = Leases::new(Arc::new(backend.clone()), clock);
+        let (first, second) = (Latch::default(), Latch::default());
+        start_keeper(&leases, &first);
+        start_keeper(&leases, &second);
+        time.settle().await;
+
+        backend.send(Lane::Message, &[Outgoing::new("a")]).await.remove(0).unwrap();
+        let delivery = backend.receive(Lane::Message, 1).await.unwrap().remove(0);
+        leases.insert(Lane::Message, &delivery);
+        first.raise();
+        time.advance(Duration::from_secs(120)).await;
+        assert_eq!(backend.inspect(Lane::Message).await.unwrap().visible, 0, "the lease has run out");
+        second.raise();
+        time.settle().await;
     }
 }
