@@ -46,7 +46,14 @@ async fn main() -> anyhow::Result<()> {
     };
     // A deployed application writes none of this: it sets DAWDLE_SQS_QUEUE, and its queues are
     // made by what makes the rest of its infrastructure.
-    let options = SqsOptions { queue: Some(QUEUE.into()), endpoint_url: Some(endpoint), ..SqsOptions::default() };
+    let options = SqsOptions {
+        queue: Some(QUEUE.into()),
+        endpoint_url: Some(endpoint),
+        // Short, as is the life of this program: a long poll that outlives its process may still
+        // take a message, which is then hidden from the next process for a minute.
+        receive_wait: Duration::from_secs(1),
+        ..SqsOptions::default()
+    };
     create_queues(options.clone()).await?;
     println!("The queues {QUEUE}, {QUEUE}-delay and {QUEUE}-dead are there.");
 
