@@ -93,14 +93,20 @@ fn read_one(text: &str, enqueued: SystemTime) -> Body {
 
 fn read_pack(text: &str, enqueued: SystemTime) -> Body {
     match serde_json::from_str::<Vec<&RawValue>>(text) {
+        Ok(parts) if parts.is_empty() => Body::Unreadable("the body is an empty JSON array".into()),
         Ok(parts) => {
             let parts: Vec<_> = parts
                 .into_iter()
                 .map(|part| parse(part.get(), enqueued).map_err(|why| Unreadable { text: part.get().to_owned(), why }))
                 .collect();
             // An array without an event is not a pack but another program's message, and stays whole.
-            if parts.iter().all(Result::is_err) {
-                return Body::Unreadable("the body is a JSON array without a CloudEvent in it".into());
+            if let Some(Err(first)) = parts.first()
+                && parts.iter().all(Result::is_err)
+            {
+                return Body::Unreadable(format!(
+                    "the body is a JSON array without an event; of its first: {}",
+                    first.why
+                ));
             }
             Body::Pack(parts)
         }
