@@ -60,10 +60,10 @@ async fn main() -> anyhow::Result<()> {
     let (done, mut greeted) = mpsc::unbounded_channel();
     let backend = SqsBackend::connect(options).await?;
     let dawdle = Dawdle::builder().backend(backend).state::<Done>(done).start().await?;
+    println!("Signalling twice:");
     let start = Instant::now();
     let now = dawdle.signal(Greeting { name: "now".into() }).await?;
     let later = dawdle.signal(Greeting { name: "in three seconds".into() }).delay(Duration::from_secs(3)).await?;
-    println!("Signalled twice:");
 
     let mut waiting = vec![now, later];
     while !waiting.is_empty() {
@@ -74,7 +74,8 @@ async fn main() -> anyhow::Result<()> {
         ensure!(id != later || start.elapsed() >= Duration::from_secs(3), "the second came early");
         waiting.retain(|it| *it != id);
     }
+    println!("Both were handled, the second after {:?}.", start.elapsed());
     dawdle.shutdown().await;
-    println!("Both were handled, the second after {:?}. The queues are left in place.", start.elapsed());
+    println!("The queues are left in place.");
     Ok(())
 }
