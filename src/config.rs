@@ -287,12 +287,25 @@ impl Origin {
 }
 
 impl Config {
-    /// This configuration and the environment's, each setting from the one that goes first.
+    /// This configuration and the environment's, each setting from the one that goes first. The
+    /// queues are one setting: a name here is not overruled by a URL there.
     pub(crate) fn with_env(self, env: Config) -> Self {
-        match self.origin {
-            Origin::Builder => self.or(env),
-            Origin::File => env.or(self),
+        let (first, mut second) = match self.origin {
+            Origin::Builder => (self, env),
+            Origin::File => (env, self),
+        };
+        if first.names_queues() {
+            second.sqs_queue = None;
+            second.sqs_queue_url = None;
+            second.sqs_delay_queue_url = None;
+            second.sqs_dead_letter_queue_url = None;
         }
+        first.or(second)
+    }
+
+    fn names_queues(&self) -> bool {
+        let urls = [&self.sqs_queue_url, &self.sqs_delay_queue_url, &self.sqs_dead_letter_queue_url];
+        self.sqs_queue.is_some() || urls.into_iter().any(Option::is_some)
     }
 
     /// Which backend to use.
@@ -364,6 +377,22 @@ fn at_most(name: &str, value: Duration, limit: Duration) -> Result<()> {
         return Ok(());
     }
     Err(Error::new(ErrorKind::Config, format!("`{name}` is {value:?}; it is at most {limit:?}")))
+}
+
+#[cfg(feature = "sqs")]
+impl From<&Config> for crate::backend::sqs::SqsOptions {
+    /// What a configuration says of the queues: to create them, for instance.
+    fn from(config: &Config) -> Self {
+        Self {
+            queue: config.sqs_queue.clone(),
+            queue_url: config.sqs_queue_url.clone(),
+            delay_queue_url: config.sqs_delay_queue_url.clone(),
+            dead_letter_queue_url: config.sqs_dead_letter_queue_url.clone(),
+            region: config.sqs_region.clone(),
+            endpoint_url: config.sqs_endpoint_url.clone(),
+            ..Self::default()
+        }
+    }
 }
 
 /// The managed platform that this process runs on, if it says so.
@@ -507,6 +536,17 @@ mod tests {
         let file: Config = serde_json::from_str(r#"{"concurrency": 1, "max_receives": 7}"#).unwrap();
         let both = file.with_env(env());
         assert_eq!((both.concurrency, both.attempts, both.max_receives), (Some(2), Some(2), Some(7)));
+    }
+
+    #[test]
+    fn a_queue_that_the_builder_names_is_not_overruled_by_a_url_of_the_environment() {
+        let env = Config { sqs_queue_url: Some("url".into()), sqs_region: Some("r".into()), ..Config::default() };
+        let code = Config { sqs_queue: Some("name".into()), ..Config::default() };
+        let both = code.with_env(env);
+        assert_eq!(
+            (both.sqs_queue.as_deref(), both.sqs_queue_url, both.sqs_region.as_deref()),
+            (Some("name"), None, Some("r"))
+        );
     }
 
     #[test]

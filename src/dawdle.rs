@@ -159,7 +159,11 @@ impl Dawdle {
     /// Runs the handlers of an event on this node, each in a task of its own.
     pub(crate) fn run_directly(&self, mut envelope: Envelope) -> Result<EventId> {
         let id = envelope.id;
-        if !self.0.engine.dispatcher.registry().wanting(&envelope.kind).iter().any(|entry| entry.run.is_some()) {
+        let registry = self.0.engine.dispatcher.registry();
+        if !self.0.alone {
+            registry.check_states()?;
+        }
+        if !registry.wanting(&envelope.kind).iter().any(|entry| entry.run.is_some()) {
             return Err(Error::new(
                 ErrorKind::Invalid,
                 format!("no handler of kind `{}` runs on this node, so it cannot be signalled directly", envelope.kind),
@@ -236,8 +240,12 @@ impl Dawdle {
     /// # Errors
     /// As [`start`](Dawdle::start) for the queues; [`ErrorKind::ShutDown`].
     pub async fn start_listener(&self) -> Result<()> {
-        if self.listener_running() || !self.0.engine.dispatcher.registry().runs_any() {
+        let registry = self.0.engine.dispatcher.registry();
+        if self.listener_running() || !registry.runs_any() {
             return Ok(());
+        }
+        if !self.0.alone {
+            registry.check_states()?;
         }
         self.0.engine.backend.check(Role::Listener).await?;
         self.begin_listening()
@@ -340,7 +348,11 @@ impl Dawdle {
         let max_lease = engine.backend.limits().max_lease;
         engine.dispatcher.change_registry(|registry| {
             let states = engine.dispatcher.states();
-            Ok((registry.with(handlers, states, self.0.alone, &engine.settings, max_lease)?, ()))
+            let registry = registry.with(handlers, states, &engine.settings, max_lease)?;
+            if self.0.wants_listener && !self.0.alone {
+                registry.check_states()?;
+            }
+            Ok((registry, ()))
         })?;
         if self.0.wants_listener && !self.listener_running() {
             let dawdle = self.clone();
@@ -634,7 +646,11 @@ impl Builder {
             None => until(&clock, deadline, || connect(&config)).await?,
         };
         let dawdle = self.assemble(settings, backend, clock, wants_listener)?;
-        let listens = wants_listener && dawdle.0.engine.dispatcher.registry().runs_any();
+        let registry = dawdle.0.engine.dispatcher.registry();
+        let listens = wants_listener && registry.runs_any();
+        if listens && !dawdle.0.alone {
+            registry.check_states()?;
+        }
         let role = if listens { Role::Listener } else { Role::Sender };
         let backend = &dawdle.0.engine.backend;
         until(dawdle.clock(), deadline, || backend.check(role)).await?;
@@ -773,17 +789,7 @@ async fn connect_local(config: &Config) -> Result<Arc<dyn Backend>> {
 
 #[cfg(feature = "sqs")]
 async fn connect_sqs(config: &Config) -> Result<Arc<dyn Backend>> {
-    use crate::backend::sqs::{SqsBackend, SqsOptions};
-    let options = SqsOptions {
-        queue: config.sqs_queue.clone(),
-        queue_url: config.sqs_queue_url.clone(),
-        delay_queue_url: config.sqs_delay_queue_url.clone(),
-        dead_letter_queue_url: config.sqs_dead_letter_queue_url.clone(),
-        region: config.sqs_region.clone(),
-        endpoint_url: config.sqs_endpoint_url.clone(),
-        ..SqsOptions::default()
-    };
-    Ok(Arc::new(SqsBackend::connect(options).await?))
+    Ok(Arc::new(crate::backend::sqs::SqsBackend::connect(config.into()).await?))
 }
 
 #[cfg(not(feature = "local"))]

@@ -66,7 +66,8 @@ pub struct DeadLetter {
 impl DeadLetter {
     /// The message as it came, where it was no event.
     pub fn raw(&self) -> Option<RawMessage<'_>> {
-        self.raw.as_ref().map(|(body, attributes)| RawMessage::new(body, attributes))
+        let (body, attributes) = self.raw.as_ref()?;
+        Some(RawMessage::new(&self.message_id, body, attributes, self.signalled_at))
     }
 }
 

@@ -279,7 +279,7 @@ impl Dispatcher {
     /// Asks the application what it makes of a body that is no event.
     fn adopt(&self, delivery: &Delivery) -> Option<Envelope> {
         let foreign = self.0.foreign.as_ref()?;
-        let raw = RawMessage::new(&delivery.body, &delivery.attributes);
+        let raw = RawMessage::new(&delivery.message_id, &delivery.body, &delivery.attributes, delivery.enqueued_at);
         match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| foreign(&raw))) {
             Ok(envelope) => envelope,
             Err(panic) => {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use crate::envelope::Envelope;
 
@@ -12,13 +13,26 @@ pub(crate) type Foreign = Arc<dyn Fn(&RawMessage<'_>) -> Option<Envelope> + Send
 /// A message whose body is no CloudEvent.
 #[derive(Clone, Copy)]
 pub struct RawMessage<'a> {
+    id: &'a str,
     body: &'a str,
     attributes: &'a BTreeMap<String, String>,
+    enqueued_at: SystemTime,
 }
 
 impl<'a> RawMessage<'a> {
-    pub(crate) fn new(body: &'a str, attributes: &'a BTreeMap<String, String>) -> Self {
-        RawMessage { body, attributes }
+    pub(crate) fn new(
+        id: &'a str,
+        body: &'a str,
+        attributes: &'a BTreeMap<String, String>,
+        enqueued_at: SystemTime,
+    ) -> Self {
+        RawMessage { id, body, attributes, enqueued_at }
+    }
+
+    /// The backend's id of the message: the same each time it is received, so that an event id
+    /// made of it stays the same, too.
+    pub fn id(&self) -> &'a str {
+        self.id
     }
 
     /// The body as it was sent.
@@ -35,11 +49,17 @@ impl<'a> RawMessage<'a> {
     pub fn attribute(&self, name: &str) -> Option<&'a str> {
         self.attributes.get(name).map(String::as_str)
     }
+
+    /// When it was put on the queue.
+    pub fn enqueued_at(&self) -> SystemTime {
+        self.enqueued_at
+    }
 }
 
 impl fmt::Debug for RawMessage<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RawMessage")
+            .field("id", &self.id)
             .field("bytes", &self.body.len())
             .field("attributes", &self.attributes.keys())
             .finish_non_exhaustive()

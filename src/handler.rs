@@ -182,7 +182,7 @@ impl States {
         self.0.read().unwrap_or_else(PoisonError::into_inner).contains_key(&need.type_id)
     }
 
-    fn get<T: Send + Sync + 'static>(&self) -> Option<State<T>> {
+    pub(crate) fn get<T: Send + Sync + 'static>(&self) -> Option<State<T>> {
         let state = self.0.read().unwrap_or_else(PoisonError::into_inner).get(&TypeId::of::<T>())?.clone();
         state.downcast().ok().map(State)
     }

@@ -74,8 +74,7 @@ pub(crate) struct Selection {
     pub(crate) only: Option<Vec<String>>,
     /// These must be there.
     pub(crate) expected: Vec<String>,
-    /// Treat handlers that are not run here as if they did not exist, and ones without their
-    /// states as a failure of the run: a harness.
+    /// Treat handlers that are not run here as if they did not exist: a harness.
     pub(crate) alone: bool,
 }
 
@@ -132,7 +131,7 @@ impl Registry {
                     registration.place
                 );
             }
-            registry.add(registration, selected, states, selection.alone, settings, max_lease)?;
+            registry.add(registration, selected, states, settings, max_lease)?;
         }
         Ok(registry)
     }
@@ -142,7 +141,6 @@ impl Registry {
         registration: Registration,
         selected: bool,
         states: &States,
-        states_may_miss: bool,
         settings: &Settings,
         max_lease: Option<Duration>,
     ) -> Result<()> {
@@ -151,17 +149,6 @@ impl Registry {
             Some(_) => registration.states.iter().filter(|need| !states.has(need)).cloned().collect(),
             None => Vec::new(),
         };
-        if let Some(need) = missing.first()
-            && !states_may_miss
-        {
-            return Err(Error::new(
-                ErrorKind::Registration,
-                format!(
-                    "handler `{}` ({}) takes State<{}>, and none was given; add `.state(..)` of that type to the builder",
-                    registration.name, registration.place, need.type_name
-                ),
-            ));
-        }
         let timeout = registration.timeout.unwrap_or(settings.timeout);
         if max_lease.is_some() && timeout > MAX_TIMEOUT {
             return Err(Error::new(
@@ -226,6 +213,19 @@ impl Registry {
         wanting.find(|entry| entry.wants(kind) && names(&entry.registration).any(|it| it == name)).cloned()
     }
 
+    /// Refuses handlers that would run here without a state that they take.
+    pub(crate) fn check_states(&self) -> Result<()> {
+        let lacking = self.entries.iter().find_map(|entry| Some((entry, entry.missing.first()?)));
+        let Some((entry, need)) = lacking else { return Ok(()) };
+        Err(Error::new(
+            ErrorKind::Registration,
+            format!(
+                "handler `{}` ({}) takes State<{}>, and none was given; add `.state(..)` of that type to the builder",
+                entry.name, entry.registration.place, need.type_name
+            ),
+        ))
+    }
+
     /// Whether this node runs anything.
     pub(crate) fn runs_any(&self) -> bool {
         self.entries.iter().any(|entry| entry.run.is_some())
@@ -258,14 +258,13 @@ impl Registry {
         &self,
         more: Vec<Registration>,
         states: &States,
-        states_may_miss: bool,
         settings: &Settings,
         max_lease: Option<Duration>,
     ) -> Result<Self> {
         let replaced = |entry: &Entry| more.iter().any(|it| it.identity == entry.registration.identity);
         let mut registry = self.keeping(|entry| !replaced(entry));
         for registration in more {
-            registry.add(registration, true, states, states_may_miss, settings, max_lease)?;
+            registry.add(registration, true, states, settings, max_lease)?;
         }
         Ok(registry)
     }

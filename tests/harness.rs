@@ -76,6 +76,7 @@ async fn an_event_runs_two_weeks_later_and_not_a_second_before() {
     test.advance(seconds(1)).await;
     assert_eq!(test.runs("remind"), 1);
     assert_eq!(test.handled::<TrialEnding>()[0].account, 7);
+    assert_eq!(test.state::<Mailer>().sent.load(Ordering::Relaxed), 1);
     assert_eq!(test.signalled::<Reminded>().len(), 1);
     assert_eq!(test.runs("count"), 1);
     assert_eq!(test.runs("audit"), 2);
@@ -122,6 +123,21 @@ async fn a_handler_without_its_state_fails_the_test_that_runs_it_and_no_other() 
     let panic = failed.into_panic();
     let text = panic.downcast_ref::<String>().unwrap();
     assert!(text.contains("`remind`") && text.contains("Mailer"), "{text}");
+}
+
+#[tokio::test]
+async fn a_process_that_only_signals_needs_no_states_and_one_that_listens_does() {
+    let builder = || dawdle::Dawdle::builder().backend(dawdle::backend::memory::MemoryBackend::new(Default::default()));
+    let sender = builder().listener(false).start().await.unwrap();
+    sender.signal(Heartbeat).await.unwrap();
+    for refused in [
+        builder().start().await.map(drop),
+        sender.start_listener().await,
+        sender.signal(Heartbeat).direct().await.map(drop),
+    ] {
+        let text = refused.unwrap_err().to_string();
+        assert!(text.contains("State<") && text.contains("tests/harness.rs:"), "{text}");
+    }
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use crate::envelope::{Envelope, whole_milliseconds};
 use crate::error::Result;
 use crate::event::{EventId, TypedEvent};
 use crate::foreign::RawMessage;
-use crate::handler::{Context, EventHandler, INSTANCE, Registration};
+use crate::handler::{Context, EventHandler, INSTANCE, Registration, State};
 use crate::middleware::Middleware;
 use crate::settings::Settings;
 use crate::signal::Signal;
@@ -169,6 +169,15 @@ impl Harness {
     /// The events of type `E` that were signalled, by the test or by handlers, in order.
     pub fn signalled<E: TypedEvent>(&self) -> Vec<Arc<E>> {
         self.recorder.signalled()
+    }
+
+    /// A state that was given to the harness, to look at what handlers did to it.
+    ///
+    /// # Panics
+    /// When none of that type was given.
+    pub fn state<T: Send + Sync + 'static>(&self) -> State<T> {
+        let state = self.dawdle.engine().dispatcher.states().get();
+        state.unwrap_or_else(|| panic!("no State<{}> was given to the harness", std::any::type_name::<T>()))
     }
 
     /// The dead letters.
