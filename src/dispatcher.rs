@@ -369,7 +369,7 @@ impl Dispatcher {
         Write::Dead(Box::new(envelope), BTreeMap::new())
     }
 
-    /// Runs the handlers of one event. `None` when nothing of it was begun.
+    /// Runs the handlers of one event. `None` when those that run here were not begun.
     async fn run_event(
         &self,
         envelope: &Arc<Envelope>,
@@ -382,7 +382,8 @@ impl Dispatcher {
         let siblings = Siblings { running: AtomicUsize::new(here.len()), none_runs: Latch::default() };
         let runs = here.iter().map(|entry| self.run_handler(entry, envelope, event, lost, stops, &siblings));
         let ends = futures_util::future::join_all(runs).await;
-        if ends.iter().all(|end| matches!(end, End::NotRun { .. })) {
+        // Where none is to run here, all of it goes elsewhere: given back, it would only come again.
+        if !ends.is_empty() && ends.iter().all(|end| matches!(end, End::NotRun { .. })) {
             return None;
         }
         let again =
