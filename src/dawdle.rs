@@ -305,8 +305,14 @@ impl Dawdle {
             let mut installed = INSTALLED.write().unwrap_or_else(PoisonError::into_inner);
             installed.take_if(|installed| Arc::ptr_eq(&installed.0, &self.0));
         }
-        engine.dispatcher.states().clear();
-        engine.dispatcher.set_instance(None);
+        self.let_go();
+    }
+
+    /// Lets go of what holds this instance in turn: else neither would ever be dropped.
+    fn let_go(&self) {
+        let dispatcher = &self.0.engine.dispatcher;
+        dispatcher.states().clear();
+        dispatcher.set_instance(None);
     }
 
     /// Tells everything to stop, and waits for nothing.
@@ -318,8 +324,7 @@ impl Dawdle {
         }
         self.0.direct.stops.raise_all();
         self.0.closed.raise();
-        self.0.engine.dispatcher.states().clear();
-        self.0.engine.dispatcher.set_instance(None);
+        self.let_go();
     }
 
     /// Runs more handlers on this node from now on. One that is given again is replaced. If the
@@ -625,11 +630,18 @@ impl Builder {
             Some(backend) => backend,
             None => until(&clock, deadline, || connect(&config)).await?,
         };
+        let installs = self.install;
         let dawdle = self.assemble(settings, backend, clock, wants_listener)?;
         let listens = wants_listener && dawdle.0.engine.dispatcher.registry().runs_any();
         let role = if listens { Role::Listener } else { Role::Sender };
         let backend = &dawdle.0.engine.backend;
-        until(dawdle.clock(), deadline, || backend.check(role)).await?;
+        if let Err(error) = until(dawdle.clock(), deadline, || backend.check(role)).await {
+            dawdle.let_go();
+            return Err(error);
+        }
+        if installs {
+            *INSTALLED.write().unwrap_or_else(PoisonError::into_inner) = Some(dawdle.clone());
+        }
         if listens {
             dawdle.begin_listening()?;
         }
@@ -702,12 +714,13 @@ impl Builder {
             engine.dispatcher.states(),
             &engine.settings,
             engine.backend.limits().max_lease,
-        )?;
-        engine.dispatcher.change_registry(|_| Ok((registry, ())))?;
-        engine.dispatcher.set_instance(Some(dawdle.as_any()));
-        if self.install {
-            *INSTALLED.write().unwrap_or_else(PoisonError::into_inner) = Some(dawdle.clone());
+        );
+        let registered = registry.and_then(|registry| engine.dispatcher.change_registry(|_| Ok((registry, ()))));
+        if let Err(error) = registered {
+            dawdle.let_go();
+            return Err(error);
         }
+        engine.dispatcher.set_instance(Some(dawdle.as_any()));
         Ok(dawdle)
     }
 }

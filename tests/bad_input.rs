@@ -4,12 +4,13 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use dawdle::backend::memory::MemoryBackend;
+use dawdle::backend::memory::{Action, Fault, MemoryBackend};
 use dawdle::backend::{Backend, Lane, Outgoing};
 use dawdle::testing::{Harness, HarnessBuilder};
 use dawdle::{
@@ -122,6 +123,28 @@ mod at_start {
         let error = builder.start().await.expect_err("it starts");
         assert_eq!(error.kind(), ErrorKind::Registration);
         error.to_string()
+    }
+
+    /// Holds the instance that holds it.
+    struct Clerk(#[expect(dead_code, reason = "held, not read")] Dawdle, #[expect(dead_code, reason = "held")] Arc<()>);
+
+    #[tokio::test]
+    async fn a_start_that_fails_installs_nothing_and_keeps_nothing() {
+        let unreachable = MemoryBackend::new(Clock::system());
+        unreachable.fail(Fault::unavailable(Action::Check).times(u32::MAX));
+        let config = Config { start_timeout: Some(Duration::from_millis(300)), ..Config::default() };
+        let cannot_connect = Dawdle::builder().backend(unreachable).config(config).discover(false);
+        for (builder, kind) in
+            [(cannot_connect, ErrorKind::Unavailable), (memory().expect_handler("absent"), ErrorKind::Registration)]
+        {
+            let (held, holds) = (Arc::new(()), Arc::new(()));
+            let clerk = Arc::clone(&held);
+            let builder = builder.state_with(move |dawdle| Clerk(dawdle, clerk)).state(Arc::clone(&holds)).install();
+            assert_eq!(builder.start().await.unwrap_err().kind(), kind);
+            assert_eq!((Arc::strong_count(&held), Arc::strong_count(&holds)), (1, 1));
+            let error = dawdle::signal(Note { text: "lost".into() }).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::NotInstalled);
+        }
     }
 
     struct Mailer;
