@@ -104,7 +104,8 @@ impl Scene {
             backend: Some(BackendKind::Local),
             local_path: Some(path.clone()),
             shutdown_timeout: Some(shutdown_timeout),
-            concurrency: Some(8),
+            // Few, so that at any time others are in hand that have not begun.
+            concurrency: Some(2),
             ..Config::default()
         };
         let backend = Arc::new(LocalBackend::open(path, LocalOptions::default()).await?);
@@ -163,15 +164,15 @@ async fn sigterm_under_load_loses_nothing_and_runs_nothing_twice() -> Result<()>
     let scene = Scene::new(Duration::from_secs(20)).await?;
     let mut stopped = Process::start("work", &scene.config, &scene.ledger("stopped"))?;
     stopped.wait_for("listens")?;
-    scene.signal_jobs(1_500).await?;
-    until(BOUND, "300 are handled", async || Ok(scene.handled("stopped")? >= 300)).await?;
+    scene.signal_jobs(600).await?;
+    until(BOUND, "100 are handled", async || Ok(scene.handled("stopped")? >= 100)).await?;
     let mut other = Process::start("work", &scene.config, &scene.ledger("other"))?;
     stopped.terminate()?;
     let begun = Instant::now();
     let status = stopped.end_within(Duration::from_secs(20))?;
     ensure!(status.success(), "{status}");
     println!("stopped in {:?}", begun.elapsed());
-    scene.each_was_handled_once(1_500, ["stopped", "other"]).await?;
+    scene.each_was_handled_once(600, ["stopped", "other"]).await?;
     other.terminate()?;
     ensure!(other.end_within(Duration::from_secs(20))?.success());
     Ok(())
@@ -181,22 +182,22 @@ async fn sigterm_under_load_loses_nothing_and_runs_nothing_twice() -> Result<()>
 async fn stop_listener_under_load_loses_nothing_and_runs_nothing_twice() -> Result<()> {
     let scene = Scene::new(Duration::from_secs(20)).await?;
     let stopped = scene.worker("stopped").await?;
-    scene.signal_jobs(1_500).await?;
-    until(BOUND, "300 are handled", async || Ok(scene.handled("stopped")? >= 300)).await?;
+    scene.signal_jobs(600).await?;
+    until(BOUND, "100 are handled", async || Ok(scene.handled("stopped")? >= 100)).await?;
     stopped.stop_listener().await;
     ensure!(!stopped.listener_running());
     let so_far = scene.handled("stopped")?;
     ensure!(scene.backend.inspect(Lane::Message).await?.in_flight == 0, "what was in hand was given back");
     // It can still signal, and runs nothing.
-    stopped.signal(Job { number: 1_500 }).await?;
+    stopped.signal(Job { number: 600 }).await?;
     let other = scene.worker("other").await?;
-    scene.each_was_handled_once(1_501, ["stopped", "other"]).await?;
+    scene.each_was_handled_once(601, ["stopped", "other"]).await?;
     ensure!(scene.handled("stopped")? == so_far, "it went on after its stop");
 
     // It can listen again.
     other.shutdown().await;
     stopped.start_listener().await?;
-    stopped.signal(Job { number: 1_501 }).await?;
+    stopped.signal(Job { number: 601 }).await?;
     until(BOUND, "the stopped one listens again", async || Ok(scene.handled("stopped")? == so_far + 1)).await?;
     stopped.shutdown().await;
     ensure!(stopped.signal(Job { number: 0 }).await.unwrap_err().kind() == ErrorKind::ShutDown);
