@@ -323,7 +323,12 @@ impl Dawdle {
             let mut installed = INSTALLED.write().unwrap_or_else(PoisonError::into_inner);
             installed.take_if(|installed| Arc::ptr_eq(&installed.0, &self.0));
         }
-        engine.dispatcher.states().clear();
+        self.let_go();
+    }
+
+    /// Lets go of the states: one that holds this instance would keep both for ever.
+    fn let_go(&self) {
+        self.0.engine.dispatcher.states().clear();
     }
 
     /// Tells everything to stop, and waits for nothing.
@@ -335,7 +340,7 @@ impl Dawdle {
         }
         self.0.direct.stops.raise_all();
         self.0.closed.raise();
-        self.0.engine.dispatcher.states().clear();
+        self.let_go();
     }
 
     /// Runs more handlers on this node from now on. One that is given again is replaced. If the
@@ -645,6 +650,7 @@ impl Builder {
             Some(backend) => backend,
             None => until(&clock, deadline, || connect(&config)).await?,
         };
+        let installs = self.install;
         let dawdle = self.assemble(settings, backend, clock, wants_listener)?;
         let registry = dawdle.0.engine.dispatcher.registry();
         let listens = wants_listener && registry.runs_any();
@@ -653,7 +659,13 @@ impl Builder {
         }
         let role = if listens { Role::Listener } else { Role::Sender };
         let backend = &dawdle.0.engine.backend;
-        until(dawdle.clock(), deadline, || backend.check(role)).await?;
+        if let Err(error) = until(dawdle.clock(), deadline, || backend.check(role)).await {
+            dawdle.let_go();
+            return Err(error);
+        }
+        if installs {
+            *INSTALLED.write().unwrap_or_else(PoisonError::into_inner) = Some(dawdle.clone());
+        }
         if listens {
             dawdle.begin_listening()?;
         }
@@ -726,13 +738,14 @@ impl Builder {
             engine.dispatcher.states(),
             &engine.settings,
             engine.backend.limits().max_lease,
-        )?;
-        engine.dispatcher.change_registry(|_| Ok((registry, ())))?;
+        );
+        let registered = registry.and_then(|registry| engine.dispatcher.change_registry(|_| Ok((registry, ()))));
+        if let Err(error) = registered {
+            dawdle.let_go();
+            return Err(error);
+        }
         let instance = Arc::downgrade(&dawdle.0);
         engine.dispatcher.set_instance(Box::new(move || Some(Dawdle(instance.upgrade()?).as_any())));
-        if self.install {
-            *INSTALLED.write().unwrap_or_else(PoisonError::into_inner) = Some(dawdle.clone());
-        }
         Ok(dawdle)
     }
 }

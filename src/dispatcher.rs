@@ -32,10 +32,13 @@ use crate::wire::{self, Body, Unreadable};
 /// The most of a handler's error that a dead letter keeps, in bytes.
 const MAX_ERROR: usize = 4096;
 
-/// An event that nobody here can handle is passed on after two seconds at first (less would be none
-/// where delays are counted in seconds), and then after as long as it has been passed on already,
-/// up to a quarter of an hour.
+/// An event that nobody here can handle is passed on after two seconds at first, and then after an
+/// eighth of the time that it has been passed on already, up to a bound: several times quickly,
+/// for on a mixed fleet chance may bring it to the wrong node more than once. It is never held
+/// until then: where delays are counted in seconds and asked for early, less than two would be
+/// none.
 const PASS_ON_AFTER: Duration = Duration::from_secs(2);
+const PASS_ON_SHARE: u32 = 8;
 const PASS_ON_AT_MOST: Duration = Duration::from_secs(900);
 
 /// What becomes of a delivery.
@@ -350,7 +353,7 @@ impl Dispatcher {
             return self.dead(envelope, reason::UNHANDLED, Some(why));
         }
         tracing::warn!(id = %envelope.id, kind = %envelope.kind, "passed on to another node: {why}");
-        let after = so_far.clamp(PASS_ON_AFTER, PASS_ON_AT_MOST);
+        let after = (so_far / PASS_ON_SHARE).clamp(PASS_ON_AFTER, PASS_ON_AT_MOST);
         Write::Again(Box::new(envelope), Some(later(now, after)))
     }
 
@@ -367,7 +370,7 @@ impl Dispatcher {
         Write::Dead(Box::new(envelope), BTreeMap::new())
     }
 
-    /// Runs the handlers of one event. `None` when nothing of it was begun.
+    /// Runs the handlers of one event. `None` when those that run here were not begun.
     async fn run_event(
         &self,
         envelope: &Arc<Envelope>,
@@ -380,7 +383,8 @@ impl Dispatcher {
         let siblings = Siblings { running: AtomicUsize::new(here.len()), none_runs: Latch::default() };
         let runs = here.iter().map(|entry| self.run_handler(entry, envelope, event, lost, stops, &siblings));
         let ends = futures_util::future::join_all(runs).await;
-        if !here.is_empty() && ends.iter().all(|end| matches!(end, End::NotRun { .. })) {
+        // Where none is to run here, all of it goes elsewhere: given back, it would only come again.
+        if !ends.is_empty() && ends.iter().all(|end| matches!(end, End::NotRun { .. })) {
             return None;
         }
         let again =

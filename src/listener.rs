@@ -220,7 +220,9 @@ impl Listener {
             return;
         }
         let decided = engine.dispatcher.decide(&delivery, &mut place, &lost, &self.work.stops);
-        match decided.await {
+        let verdict = decided.await;
+        place.end();
+        match verdict {
             Verdict::GiveBack => {
                 if let Some(receipt) = engine.leases.remove(id).await
                     && !lost.is_raised()

@@ -2,7 +2,8 @@
 //!
 //! Permits count running handlers; beyond those, messages are received ahead so that no handler
 //! waits for the network: twice as many as the node finishes during one receive, within bounds. A
-//! message that is held until it is due steps aside and leaves its place to another.
+//! message that is held until it is due, or whose handlers have ended, steps aside and leaves its
+//! place to another.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ const WINDOW: Duration = Duration::from_millis(500);
 pub(crate) struct Room {
     places: Arc<Semaphore>,
     aside: Arc<Semaphore>,
+    ending: Arc<Semaphore>,
     concurrency: usize,
     max_ahead: usize,
     pace: Mutex<Pace>,
@@ -34,13 +36,14 @@ struct Pace {
 }
 
 impl Room {
-    /// Room for `concurrency` running handlers, up to `max_ahead` messages beyond them, and
-    /// `max_aside` that are held until they are due.
+    /// Room for `concurrency` running handlers, up to `max_ahead` messages beyond them, as many
+    /// again that are being settled, and `max_aside` that are held until they are due.
     pub(crate) fn new(concurrency: usize, max_ahead: usize, max_aside: usize) -> Self {
         let size = concurrency + LEAST_AHEAD.min(max_ahead);
         Room {
             places: Arc::new(Semaphore::new(size)),
             aside: Arc::new(Semaphore::new(max_aside)),
+            ending: Arc::new(Semaphore::new(max_ahead)),
             concurrency,
             max_ahead,
             pace: Mutex::new(Pace { size, window: None, finished: 0, per_second: 0.0, latency: Duration::ZERO }),
@@ -59,7 +62,7 @@ impl Room {
     }
 
     fn as_place(&self, place: OwnedSemaphorePermit) -> Place {
-        Place { held: Some(place), aside: Arc::clone(&self.aside) }
+        Place { held: Some(place), aside: Arc::clone(&self.aside), ending: Arc::clone(&self.ending) }
     }
 
     /// Notes that a message has come to its end.
@@ -99,6 +102,7 @@ impl Room {
 pub(crate) struct Place {
     held: Option<OwnedSemaphorePermit>,
     aside: Arc<Semaphore>,
+    ending: Arc<Semaphore>,
 }
 
 impl Place {
@@ -107,6 +111,14 @@ impl Place {
     pub(crate) fn step_aside(&mut self) {
         if let Ok(aside) = Arc::clone(&self.aside).try_acquire_owned() {
             self.held = Some(aside);
+        }
+    }
+
+    /// Leaves the place to another while this message is settled: no handler waits for an ack. If
+    /// too many are being settled already, it keeps it.
+    pub(crate) fn end(&mut self) {
+        if let Ok(ending) = Arc::clone(&self.ending).try_acquire_owned() {
+            self.held = Some(ending);
         }
     }
 }
@@ -143,5 +155,14 @@ mod tests {
         drop(first);
         second.step_aside();
         assert!(room.try_place().is_some());
+    }
+
+    #[tokio::test]
+    async fn messages_that_are_being_settled_leave_their_places_to_others_up_to_a_bound() {
+        let room = Room::new(1, 1, 0);
+        let mut places = [room.place().await.unwrap(), room.place().await.unwrap()];
+        places.iter_mut().for_each(Place::end);
+        let third = room.try_place();
+        assert!(third.is_some() && room.try_place().is_none());
     }
 }

@@ -20,6 +20,7 @@
 use std::fmt;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
@@ -84,6 +85,8 @@ struct State {
     queues: [Queue; Lane::ALL.len()],
     faults: Faults,
     random: fastrand::Rng,
+    /// Which receiver goes first.
+    turns: fastrand::Rng,
     reorder: bool,
     duplicate: f64,
     requests: Requests,
@@ -136,6 +139,7 @@ impl MemoryBackend {
                 queues: ['m', 'd', 'x'].map(Queue::new),
                 faults: Faults::default(),
                 random: fastrand::Rng::with_seed(0),
+                turns: fastrand::Rng::with_seed(0),
                 reorder: false,
                 duplicate: 0.0,
                 requests: Requests::default(),
@@ -332,7 +336,24 @@ impl MemoryBackend {
                 }
                 None => arrival.await,
             }
+            self.let_others_go_first().await;
         }
+    }
+
+    /// By chance: receivers that are woken together would else always be served in one order,
+    /// where SQS serves any of them.
+    async fn let_others_go_first(&self) {
+        let mut turns = self.lock().turns.u8(0..4);
+        std::future::poll_fn(|cx| {
+            if turns == 0 {
+                return Poll::Ready(());
+            }
+            turns -= 1;
+            // Not tokio's yield: that wakes later, behind a virtual clock's back.
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
     }
 
     fn browse_now(&self, lane: Lane, max: usize, hold: Duration) -> Result<Vec<Delivery>> {
