@@ -132,6 +132,9 @@ pub struct Outgoing {
     pub delay: Duration,
     /// The fair-queue group, where the backend has such a thing.
     pub group: Option<String>,
+    /// Whether it stands for a message that leaves the queue right after, so that a limit on how
+    /// many there may be does not concern it: refused, neither could ever move.
+    pub in_place: bool,
 }
 
 impl Outgoing {

@@ -1,8 +1,9 @@
 //! Many small calls made as few batched requests: [`Batcher`].
 //!
 //! An item that comes while nothing is in the air goes out at once, or after the batcher's
-//! linger. While requests are in the air the next batch gathers; a full batch does not wait for
-//! them. Every item gets the answer to its own entry.
+//! linger. While requests are in the air the next batch gathers, for a bounded time: one that
+//! hangs holds up nobody else. A full batch does not wait. Every item gets the answer to its own
+//! entry.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,6 +25,9 @@ pub(crate) trait Work: Send + Sync + 'static {
     /// An item's share of the bytes.
     fn bytes(&self, item: &Self::Item) -> usize;
 
+    /// Whether an item that nobody waits for any more need not be sent.
+    fn skips_abandoned(&self) -> bool;
+
     /// Makes the request. One answer for each item, in order.
     fn run(&self, items: Vec<Self::Item>) -> BoxFuture<'_, Vec<Self::Answer>>;
 }
@@ -33,6 +37,8 @@ pub(crate) trait Work: Send + Sync + 'static {
 pub(crate) struct Pace {
     /// How long an item may wait for company while nothing is in the air.
     pub(crate) linger: Duration,
+    /// How long it may wait for company while requests are in the air.
+    pub(crate) gather: Duration,
     /// The most requests in the air at once.
     pub(crate) at_once: usize,
 }
@@ -108,37 +114,66 @@ impl<W: Work> Batcher<W> {
 
     /// Starts what should be in the air and is not.
     fn start(&self, mut queue: MutexGuard<'_, Queue<W>>) {
-        let pace = self.shared.pace;
-        let idle = queue.in_the_air == 0 && !queue.items.is_empty();
-        let full = self.shared.is_full(&queue) && queue.in_the_air < pace.at_once;
-        if full || (idle && (pace.linger.is_zero() || queue.hurry)) {
+        let shared = &self.shared;
+        if queue.items.is_empty() || queue.in_the_air >= shared.pace.at_once {
+            return;
+        }
+        let wait = if queue.in_the_air == 0 { shared.pace.linger } else { shared.pace.gather };
+        let batcher = self.clone();
+        if wait.is_zero() || queue.hurry || shared.is_full(&queue) {
             queue.in_the_air += 1;
             drop(queue);
-            let batcher = self.clone();
-            self.shared.clock.spawn(async move { batcher.work_off().await });
-        } else if idle && !queue.lingering {
+            let in_the_air = InTheAir(batcher);
+            shared.clock.spawn(in_the_air.work_off());
+        } else if !queue.lingering {
             queue.lingering = true;
             drop(queue);
-            let batcher = self.clone();
-            self.shared.clock.spawn(async move {
-                batcher.shared.clock.sleep(batcher.shared.pace.linger).await;
+            let lingering = Lingering(batcher);
+            shared.clock.spawn(async move {
+                lingering.0.shared.clock.sleep(wait).await;
+                let batcher = lingering.0.clone();
+                drop(lingering);
                 {
                     let mut queue = batcher.shared.lock();
-                    queue.lingering = false;
                     if queue.items.is_empty() || queue.in_the_air >= batcher.shared.pace.at_once {
                         return;
                     }
                     queue.in_the_air += 1;
                 }
-                batcher.work_off().await;
+                InTheAir(batcher).work_off().await;
             });
         }
     }
+}
 
-    /// Sends batch after batch until nothing is left that should not wait; counts as one request
-    /// in the air.
-    async fn work_off(&self) {
-        let shared = &*self.shared;
+/// A timer that runs for the next batch; counted so also when its runtime ends under it.
+struct Lingering<W: Work>(Batcher<W>);
+
+impl<W: Work> Drop for Lingering<W> {
+    fn drop(&mut self) {
+        self.0.shared.lock().lingering = false;
+    }
+}
+
+/// One request in the air; counted so until it is dropped, also when its runtime ends under it.
+struct InTheAir<W: Work>(Batcher<W>);
+
+impl<W: Work> Drop for InTheAir<W> {
+    fn drop(&mut self) {
+        let mut queue = self.0.shared.lock();
+        queue.in_the_air -= 1;
+        if queue.in_the_air == 0 && queue.items.is_empty() {
+            queue.hurry = false;
+            drop(queue);
+            self.0.shared.empty.notify_waiters();
+        }
+    }
+}
+
+impl<W: Work> InTheAir<W> {
+    /// Sends batch after batch until nothing is left that should not wait.
+    async fn work_off(self) {
+        let shared = &*self.0.shared;
         loop {
             let (items, answers) = shared.take();
             if !items.is_empty() {
@@ -151,21 +186,15 @@ impl<W: Work> Batcher<W> {
                     Err(panic) => tracing::error!("a batched request panicked: {panic}"),
                 }
             }
-            let mut queue = shared.lock();
+            let queue = shared.lock();
             let alone = queue.in_the_air == 1 && !queue.items.is_empty();
-            if shared.is_full(&queue) || (alone && (shared.pace.linger.is_zero() || queue.hurry)) {
-                continue;
+            if !shared.is_full(&queue) && !(alone && (shared.pace.linger.is_zero() || queue.hurry)) {
+                break;
             }
-            queue.in_the_air -= 1;
-            if queue.in_the_air == 0 && queue.items.is_empty() {
-                queue.hurry = false;
-                drop(queue);
-                shared.empty.notify_waiters();
-            } else {
-                self.start(queue);
-            }
-            return;
         }
+        let batcher = self.0.clone();
+        drop(self);
+        batcher.start(batcher.shared.lock());
     }
 }
 
@@ -189,11 +218,14 @@ impl<W: Work> Shared<W> {
                 break;
             }
             total += next.bytes;
-            if let Some(waiting) = queue.items.pop_front() {
-                queue.bytes -= waiting.bytes;
-                items.push(waiting.item);
-                answers.push(waiting.answer);
+            let Some(waiting) = queue.items.pop_front() else { break };
+            queue.bytes -= waiting.bytes;
+            if self.work.skips_abandoned() && waiting.answer.is_closed() {
+                total -= waiting.bytes;
+                continue;
             }
+            items.push(waiting.item);
+            answers.push(waiting.answer);
         }
         (items, answers)
     }
@@ -204,6 +236,9 @@ mod tests {
     use super::*;
     use crate::clock::VirtualClock;
     use std::time::SystemTime;
+
+    /// An item whose request takes ten seconds.
+    const HANGS: usize = 99;
 
     /// Takes 100 ms a request; answers each item with itself; remembers the batches.
     struct Echo {
@@ -223,9 +258,14 @@ mod tests {
             *item
         }
 
+        fn skips_abandoned(&self) -> bool {
+            false
+        }
+
         fn run(&self, items: Vec<usize>) -> BoxFuture<'_, Vec<usize>> {
             Box::pin(async move {
-                self.clock.sleep(Duration::from_millis(100)).await;
+                let hangs = items.contains(&HANGS);
+                self.clock.sleep(Duration::from_millis(if hangs { 10_000 } else { 100 })).await;
                 self.batches.lock().unwrap().push(items.clone());
                 items
             })
@@ -239,7 +279,15 @@ mod tests {
         let clock = Clock::from_virtual(time.clone());
         let batches = Batches::default();
         let work = Echo { clock: clock.clone(), batches: Arc::clone(&batches) };
-        (Batcher::new(work, clock, Pace { linger: Duration::from_millis(linger), at_once }), time, batches)
+        (
+            Batcher::new(
+                work,
+                clock,
+                Pace { linger: Duration::from_millis(linger), gather: Duration::from_millis(200), at_once },
+            ),
+            time,
+            batches,
+        )
     }
 
     #[tokio::test]
@@ -286,5 +334,34 @@ mod tests {
         time.advance(Duration::from_millis(100)).await;
         flush.await.unwrap();
         assert_eq!(batches.lock().unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_hangs_holds_up_nobody_else() {
+        let (batcher, time, _) = batcher(0, 2);
+        let hung = batcher.submit(HANGS);
+        time.advance(Duration::from_millis(1)).await;
+        let mut next = batcher.submit(1);
+        time.advance(Duration::from_millis(300)).await;
+        assert_eq!(next.try_recv().unwrap(), 1);
+        time.advance(Duration::from_secs(10)).await;
+        assert_eq!(hung.await.unwrap(), HANGS);
+    }
+
+    #[test]
+    fn a_runtime_that_ends_with_a_request_in_the_air_blocks_nobody_after_it() {
+        let batches = Batches::default();
+        let clock = Clock::system();
+        let work = Echo { clock: clock.clone(), batches };
+        let pace = Pace { linger: Duration::ZERO, gather: Duration::from_secs(60), at_once: 1 };
+        let batcher = Batcher::new(work, clock, pace);
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let first = runtime();
+        let lost = first.block_on(async { batcher.submit(1) });
+        first.block_on(tokio::task::yield_now());
+        drop(first);
+        let answer = runtime().block_on(async { batcher.submit(2).await });
+        assert_eq!(answer.unwrap(), 2);
+        drop(lost);
     }
 }

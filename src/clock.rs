@@ -209,6 +209,17 @@ pub(crate) async fn catch_panic<F: Future>(future: F) -> Result<F::Output, Strin
     .await
 }
 
+/// Runs `future`; a panic is logged, and `None`: it ends one piece of work, not the loop around it.
+pub(crate) async fn guarded<F: Future>(what: &str, future: F) -> Option<F::Output> {
+    match catch_panic(future).await {
+        Ok(output) => Some(output),
+        Err(panic) => {
+            tracing::error!("{what} panicked: {panic}");
+            None
+        }
+    }
+}
+
 /// The text of a panic's payload.
 pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());

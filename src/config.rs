@@ -14,6 +14,9 @@ use crate::settings::Settings;
 
 const PREFIX: &str = "DAWDLE_";
 
+/// The most that any count may be set to.
+const MOST: usize = 1_000_000;
+
 /// Which backend keeps the messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BackendKind {
@@ -251,7 +254,8 @@ config! {
     max_receives: u32,
     /// The most messages received ahead of the handlers. Default: 1,000.
     prefetch: usize,
-    /// The most messages held until they are due, beyond those. Default: 10,000.
+    /// The most messages that are held until they are due, or wait for their one handler's own
+    /// limit, beyond those. Default: 200.
     max_held: usize,
     /// The most receives under way at once. Default: 16.
     max_receives_at_once: usize,
@@ -338,6 +342,27 @@ impl Config {
         at_least("timeout", timeout, Duration::from_millis(1))?;
         let ack_linger = self.ack_linger.unwrap_or(default.ack_linger);
         at_most("ack_linger", ack_linger, Duration::from_secs(1))?;
+        let start_timeout = self.start_timeout.unwrap_or_default();
+        for (name, span) in
+            [("shutdown_timeout", shutdown_timeout), ("send_timeout", send_timeout), ("start_timeout", start_timeout)]
+        {
+            at_most(name, span, Duration::from_secs(86_400))?;
+        }
+        for (name, count) in [
+            ("concurrency", self.concurrency),
+            ("prefetch", self.prefetch),
+            ("max_held", self.max_held),
+            ("max_receives_at_once", self.max_receives_at_once),
+            ("send_buffer", self.send_buffer),
+            ("sends_at_once", self.sends_at_once),
+            ("remembered_ids", self.remembered_ids),
+            ("attempts", self.attempts.map(|count| count as usize)),
+            ("max_receives", self.max_receives.map(|count| count as usize)),
+        ] {
+            if let Some(count) = count.filter(|count| !(1..=MOST).contains(count)) {
+                return Err(Error::new(ErrorKind::Config, format!("`{name}` is {count}; it is 1 to {MOST}")));
+            }
+        }
         let first = self.backoff_first.unwrap_or(Duration::from_secs(1));
         let max = self.backoff_max.unwrap_or(Duration::from_secs(6 * 3600));
         Ok(Settings {

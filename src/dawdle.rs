@@ -10,10 +10,10 @@ use std::time::Duration;
 use futures_util::StreamExt;
 
 use crate::backend::{Backend, Role};
-use crate::clock::{Clock, Latch};
+use crate::clock::{Clock, Latch, guarded};
 use crate::config::{BackendKind, Config, platform};
 use crate::dead_letter::{DeadLetters, Held};
-use crate::dispatcher::{Dispatcher, Observer, Write, guarded};
+use crate::dispatcher::{Dispatcher, Observer, Write};
 use crate::envelope::Envelope;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{self, EventId, TypedEvent};
@@ -67,7 +67,7 @@ struct Inner {
     /// Listeners that are being drained.
     stopping: InFlight,
     /// Whether a listener is wanted once there are handlers.
-    wants_listener: bool,
+    wants_listener: AtomicBool,
     /// Handlers may lack a state: a harness.
     alone: bool,
     closing: AtomicBool,
@@ -157,7 +157,7 @@ impl Dawdle {
     }
 
     /// Runs the handlers of an event on this node, each in a task of its own.
-    pub(crate) fn run_directly(&self, mut envelope: Envelope) -> Result<EventId> {
+    pub(crate) async fn run_directly(&self, mut envelope: Envelope, when_full: WhenFull) -> Result<EventId> {
         let id = envelope.id;
         let registry = self.0.engine.dispatcher.registry();
         if !self.0.alone {
@@ -172,10 +172,11 @@ impl Dawdle {
         self.before_send(&mut envelope)?;
         let parcel = self.0.engine.sender.parcel(&envelope, None)?;
         self.0.engine.sender.check_size(&parcel)?;
+        let buffered = self.0.engine.sender.buffer(when_full).await?;
         self.observe(&envelope);
         let (guard, dawdle) = (self.0.direct.busy.guard(), self.clone());
         self.clock().spawn(async move {
-            let _guard = guard;
+            let _counted = (guard, buffered);
             let writes = dawdle.0.engine.dispatcher.run_direct(envelope, &dawdle.0.direct.stops).await;
             for write in writes {
                 dawdle.write_direct(&write).await;
@@ -184,30 +185,44 @@ impl Dawdle {
         Ok(id)
     }
 
-    /// Puts what is left of a direct event on a queue.
+    /// Puts what is left of a direct event on a queue: tried for as long as this instance lives.
     async fn write_direct(&self, write: &Write) {
         let engine = &self.0.engine;
-        let (id, parcel) = match write {
-            Write::Again(envelope, not_before) => (envelope.id, engine.sender.parcel(envelope, *not_before)),
-            Write::Dead(envelope, attributes) => (envelope.id, engine.sender.dead_parcel(envelope, attributes.clone())),
-        };
-        let sent = match parcel {
-            Ok(parcel) => engine.sender.send(parcel).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = sent {
-            tracing::error!("event {id}, signalled directly, failed and could not be put on a queue: {error}");
+        let mut tries = 0;
+        loop {
+            let (id, parcel) = match write {
+                Write::Again(envelope, not_before) => (envelope.id, engine.sender.rest_parcel(envelope, *not_before)),
+                Write::Dead(envelope, attributes) => {
+                    (envelope.id, engine.sender.dead_parcel(envelope, attributes.clone()))
+                }
+            };
+            let sent = match parcel {
+                Ok(parcel) => engine.sender.send(parcel).await,
+                Err(error) => Err(error),
+            };
+            let Err(error) = sent else { return };
+            tries += 1;
+            let pause = CONNECT_AGAIN.delay(tries, fastrand::f64());
+            let last = self.0.direct.stops.abort.is_raised();
+            tracing::error!(last, "event {id}, signalled directly, failed and cannot be put on a queue: {error}");
+            if last || engine.clock.timeout(pause, self.0.direct.stops.abort.raised()).await.is_some() {
+                return;
+            }
         }
     }
 
     /// Runs until Ctrl-C or SIGTERM, then drains and shuts down. A second signal exits at once.
+    /// Returns, too, when this instance was shut down otherwise.
     ///
     /// # Errors
     /// [`ErrorKind::Config`] when the process's signals cannot be listened to.
     pub async fn run(&self) -> Result<()> {
         // Listened to all along, so that no second signal falls between two listenings.
         let mut stops = StopSignals::new()?;
-        stops.recv().await;
+        tokio::select! {
+            () = stops.recv() => {}
+            () = self.0.closed.raised() => {}
+        }
         self.shutdown_unless(stops).await;
         Ok(())
     }
@@ -218,8 +233,17 @@ impl Dawdle {
     /// # Errors
     /// [`ErrorKind::Config`] when the process's signals cannot be listened to.
     pub async fn run_until(&self, stop: impl Future) -> Result<()> {
-        stop.await;
-        self.shutdown_unless(StopSignals::new()?).await;
+        tokio::select! {
+            _ = stop => {}
+            () = self.0.closed.raised() => {}
+        }
+        match StopSignals::new() {
+            Ok(again) => self.shutdown_unless(again).await,
+            Err(error) => {
+                self.shutdown().await;
+                return Err(error);
+            }
+        }
         Ok(())
     }
 
@@ -240,6 +264,7 @@ impl Dawdle {
     /// # Errors
     /// As [`start`](Dawdle::start) for the queues; [`ErrorKind::ShutDown`].
     pub async fn start_listener(&self) -> Result<()> {
+        self.0.wants_listener.store(true, Ordering::Release);
         let registry = self.0.engine.dispatcher.registry();
         if self.listener_running() || !registry.runs_any() {
             return Ok(());
@@ -266,6 +291,7 @@ impl Dawdle {
     /// be sent, and the listener started again. The drain goes on when this is dropped; called
     /// again, it waits for that.
     pub async fn stop_listener(&self) {
+        self.0.wants_listener.store(false, Ordering::Release);
         let guard = self.0.stopping.guard();
         let listener = self.listener().take();
         match listener {
@@ -354,12 +380,12 @@ impl Dawdle {
         engine.dispatcher.change_registry(|registry| {
             let states = engine.dispatcher.states();
             let registry = registry.with(handlers, states, &engine.settings, max_lease)?;
-            if self.0.wants_listener && !self.0.alone {
+            if self.0.wants_listener.load(Ordering::Acquire) && !self.0.alone {
                 registry.check_states()?;
             }
             Ok((registry, ()))
         })?;
-        if self.0.wants_listener && !self.listener_running() {
+        if self.0.wants_listener.load(Ordering::Acquire) && !self.listener_running() {
             let dawdle = self.clone();
             engine.clock.spawn(async move {
                 if let Err(error) = dawdle.start_listener().await {
@@ -716,7 +742,7 @@ impl Builder {
             direct: Work::default(),
             listener: Mutex::new(None),
             stopping: InFlight::default(),
-            wants_listener,
+            wants_listener: AtomicBool::new(wants_listener),
             alone: self.alone,
             closing: AtomicBool::new(false),
             closed: Latch::default(),

@@ -164,9 +164,15 @@ impl DeadLetters {
     /// after that, or when this instance scans again or shuts down. Letters that others hold are
     /// not shown. The stream ends after an error.
     pub fn scan(&self, filter: Filter) -> DeadLetterStream {
+        self.scan_until(filter, None)
+    }
+
+    /// The same, passing over what was given up at `until` or later.
+    fn scan_until(&self, filter: Filter, until: Option<SystemTime>) -> DeadLetterStream {
         let scan = Scan {
             dawdle: self.dawdle.clone(),
             filter,
+            until,
             number: None,
             found: VecDeque::new(),
             broken: false,
@@ -195,8 +201,14 @@ impl DeadLetters {
         let parcel = match &letter.raw {
             Some((body, attributes)) => Parcel {
                 lane: Lane::Message,
-                outgoing: Outgoing { body: body.clone(), attributes: attributes.clone(), ..Outgoing::default() },
+                outgoing: Outgoing {
+                    body: body.clone(),
+                    attributes: attributes.clone(),
+                    in_place: true,
+                    ..Outgoing::default()
+                },
                 not_before: None,
+                _buffered: None,
             },
             None => {
                 let mut envelope = letter.envelope.clone();
@@ -205,14 +217,15 @@ impl DeadLetters {
                 envelope.expires = None;
                 envelope.unhandled_since = None;
                 envelope.due = Some(engine.clock.now());
-                engine.sender.parcel(&envelope, None)?
+                engine.sender.rest_parcel(&envelope, None)?
             }
         };
         engine.sender.send(parcel).await?;
         self.remove(letter, receipt).await
     }
 
-    /// Replays every dead letter that passes the filter; says how many.
+    /// Replays every dead letter that passes the filter; says how many. What dies again meanwhile is
+    /// left.
     ///
     /// # Errors
     /// The first letter's that could not be replayed; those before it are.
@@ -244,7 +257,8 @@ impl DeadLetters {
         filter: Filter,
         act: impl Fn(DeadLetter) -> F,
     ) -> Result<usize> {
-        let mut letters = self.scan(filter).chunks(SIDE_BY_SIDE);
+        let begun = Some(self.dawdle.clock().now());
+        let mut letters = self.scan_until(filter, begun).chunks(SIDE_BY_SIDE);
         let mut done = 0;
         while let Some(chunk) = letters.next().await {
             let chunk = chunk.into_iter().map(|letter| async { act(letter?).await });
@@ -345,6 +359,7 @@ impl fmt::Debug for DeadLetterStream {
 struct Scan {
     dawdle: Dawdle,
     filter: Filter,
+    until: Option<SystemTime>,
     /// Its number, once it has begun.
     number: Option<u64>,
     found: VecDeque<Delivery>,
@@ -371,7 +386,7 @@ impl Scan {
             }
             if let Some(delivery) = self.found.pop_front() {
                 let letter = letter(delivery);
-                if self.filter.takes(&letter) {
+                if self.filter.takes(&letter) && self.until.is_none_or(|until| letter.died_at < until) {
                     self.shown += 1;
                     return Some(Ok(letter));
                 }

@@ -47,7 +47,7 @@ pub(crate) fn first_lane(now: SystemTime, due: SystemTime, limits: &Limits) -> L
 pub(crate) fn delay_on(lane: Lane, now: SystemTime, due: SystemTime, limits: &Limits) -> Duration {
     let left = match lane {
         Lane::Message => until(now, due),
-        Lane::Delay => until(now, due).saturating_sub(WAKE_AHEAD),
+        Lane::Delay => until(now, due).saturating_sub(wake_ahead(limits)),
         Lane::Dead => return Duration::ZERO,
     };
     let coarse = limits.delay_step > ASK_EARLY;
@@ -86,11 +86,10 @@ pub(crate) fn next_hop(now: SystemTime, event: Parked, in_flight: u64, limits: &
     if left <= max_delay {
         return Hop::Forward;
     }
-    let quota = limits.max_in_flight.map_or(u64::MAX, |max| (max as f64 * SPILL_AT) as u64);
-    if in_flight >= quota {
+    if in_flight >= spill_at(limits) {
         return Hop::Renew;
     }
-    let wanted = left.saturating_sub(WAKE_AHEAD);
+    let wanted = left.saturating_sub(wake_ahead(limits));
     let allowed = match limits.max_lease {
         Some(max) => max.saturating_sub(until(event.received, now) + LEASE_MARGIN),
         None => wanted,
@@ -104,6 +103,16 @@ pub(crate) fn next_hop(now: SystemTime, event: Parked, in_flight: u64, limits: &
         return Hop::Renew;
     }
     Hop::Park(park)
+}
+
+/// Waking ends on the message queue's delay, whatever that is.
+fn wake_ahead(limits: &Limits) -> Duration {
+    limits.max_delay.map_or(WAKE_AHEAD, |max| WAKE_AHEAD.min(max / 2))
+}
+
+/// At how many messages in flight parked events spill.
+pub(crate) fn spill_at(limits: &Limits) -> u64 {
+    limits.max_in_flight.map_or(u64::MAX, |max| (max as f64 * SPILL_AT) as u64)
 }
 
 /// From `now` until `then`; nothing if that has passed.
@@ -174,7 +183,7 @@ mod tests {
                     }
                     Hop::Park(span) => {
                         assert!(limits.max_lease.is_none_or(|max| received + max >= now + span), "over 12 h in all");
-                        assert!(now + span + WAKE_AHEAD <= due + Duration::from_secs(1), "woken too late");
+                        assert!(now + span + wake_ahead(limits) <= due + Duration::from_secs(1), "woken too late");
                         requests += 1;
                         now += span;
                         assert!(limits.retention.is_none_or(|kept| now < enqueued + kept), "past its retention");
@@ -214,6 +223,13 @@ mod tests {
             let in_flight = if crowded { 119_000 } else { 0 };
             let delay = if crowded || !delay_lane { delay / 10.0 } else { delay };
             let (_, arrived) = travel(delay, &limits, lateness, in_flight, &mut || random.f64());
+            prop_assert!(arrived <= at(delay));
+        }
+
+        #[test]
+        fn a_queue_with_a_shorter_delay_makes_progress_too(delay in 0.0f64..7_200.0, max_delay in 10u64..900) {
+            let limits = Limits { max_delay: Some(Duration::from_secs(max_delay)), ..Limits::sqs() };
+            let (_, arrived) = travel(delay, &limits, 0.0, 0, &mut || 0.0);
             prop_assert!(arrived <= at(delay));
         }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::backend::Delivery;
-use crate::clock::{Clock, Latch, TaskError, catch_panic, later};
+use crate::clock::{Clock, Latch, TaskError, later};
 use crate::delay::{self, HOLD};
 use crate::envelope::{Data, Death, Envelope};
 use crate::event::{self, Event, EventId};
@@ -95,6 +95,17 @@ enum Triage {
     Write(Write),
 }
 
+/// What the handlers of one event run on.
+#[derive(Clone, Copy)]
+struct Run<'a> {
+    envelope: &'a Arc<Envelope>,
+    event: &'a Arc<dyn Event>,
+    /// The place of its message, if it is of one.
+    place: Option<&'a Place>,
+    lost: &'a Latch,
+    stops: &'a Stops,
+}
+
 /// How one handler's part of an event ended.
 #[derive(Debug)]
 enum End {
@@ -164,7 +175,7 @@ impl Dispatcher {
 
     /// Decides a delivery: reads it, waits until it is due, runs its handlers.
     /// `lost` is raised when its lease is lost.
-    pub(crate) async fn decide(&self, delivery: &Delivery, place: &mut Place, lost: &Latch, stops: &Stops) -> Verdict {
+    pub(crate) async fn decide(&self, delivery: &Delivery, place: &Place, lost: &Latch, stops: &Stops) -> Verdict {
         if stops.begin.is_raised() {
             return Verdict::GiveBack;
         }
@@ -175,7 +186,7 @@ impl Dispatcher {
         match body {
             Body::One(envelope) => self.decide_one(*envelope, delivery, place, lost, stops).await,
             Body::Pack(parts) if delivery.receive_count > 1 => Verdict::Finish(self.unpack(parts, delivery)),
-            Body::Pack(parts) => self.decide_pack(parts, delivery, lost, stops).await,
+            Body::Pack(parts) => self.decide_pack(parts, delivery, place, lost, stops).await,
             Body::Unreadable(why) => match self.adopt(delivery) {
                 Some(envelope) => self.decide_one(envelope, delivery, place, lost, stops).await,
                 None => Verdict::Finish(vec![self.undecodable(&delivery.body, &why, delivery)]),
@@ -187,7 +198,7 @@ impl Dispatcher {
         &self,
         envelope: Envelope,
         delivery: &Delivery,
-        place: &mut Place,
+        place: &Place,
         lost: &Latch,
         stops: &Stops,
     ) -> Verdict {
@@ -205,9 +216,12 @@ impl Dispatcher {
                         () = stops.begin.raised() => return Verdict::GiveBack,
                     }
                 }
-                Triage::Run { event, here, elsewhere } => {
-                    let writes = self.run_event(&envelope, &event, here, elsewhere, lost, stops).await;
-                    return writes.map_or(Verdict::GiveBack, Verdict::Finish);
+                Triage::Run { here, elsewhere, .. } if !elsewhere.is_empty() => {
+                    return Verdict::Finish(split(&envelope, &here, &elsewhere));
+                }
+                Triage::Run { event, here, .. } => {
+                    let run = Run { envelope: &envelope, event: &event, place: Some(place), lost, stops };
+                    return self.run_event(run, here).await.map_or(Verdict::GiveBack, Verdict::Finish);
                 }
             }
         }
@@ -218,6 +232,7 @@ impl Dispatcher {
         &self,
         parts: Vec<Result<Envelope, Unreadable>>,
         delivery: &Delivery,
+        place: &Place,
         lost: &Latch,
         stops: &Stops,
     ) -> Verdict {
@@ -230,9 +245,10 @@ impl Dispatcher {
             match self.triage(&envelope) {
                 Triage::Write(write) => vec![write],
                 Triage::Hold(due) => singly(Some(due)),
-                Triage::Run { event, here, elsewhere } => {
-                    let writes = self.run_event(&envelope, &event, here, elsewhere, lost, stops).await;
-                    writes.unwrap_or_else(|| singly(None))
+                Triage::Run { here, elsewhere, .. } if !elsewhere.is_empty() => split(&envelope, &here, &elsewhere),
+                Triage::Run { event, here, .. } => {
+                    let run = Run { envelope: &envelope, event: &event, place: Some(place), lost, stops };
+                    self.run_event(run, here).await.unwrap_or_else(|| singly(None))
                 }
             }
         };
@@ -357,7 +373,8 @@ impl Dispatcher {
         Write::Again(Box::new(envelope), Some(later(now, after)))
     }
 
-    fn dead(&self, mut envelope: Envelope, reason: &str, error: Option<String>) -> Write {
+    /// The dead letter of an envelope.
+    pub(crate) fn dead(&self, mut envelope: Envelope, reason: &str, error: Option<String>) -> Write {
         let settings = &self.0.settings;
         tracing::warn!(id = %envelope.id, kind = %envelope.kind, handler = envelope.handler, reason, "dead-lettered");
         envelope.death = Some(Death {
@@ -370,33 +387,22 @@ impl Dispatcher {
         Write::Dead(Box::new(envelope), BTreeMap::new())
     }
 
-    /// Runs the handlers of one event. `None` when those that run here were not begun.
-    async fn run_event(
-        &self,
-        envelope: &Arc<Envelope>,
-        event: &Arc<dyn Event>,
-        here: Vec<Arc<Entry>>,
-        elsewhere: Vec<Arc<Entry>>,
-        lost: &Latch,
-        stops: &Stops,
-    ) -> Option<Vec<Write>> {
+    /// Runs the handlers of one event. `None` when nothing of it was begun.
+    async fn run_event(&self, run: Run<'_>, here: Vec<Arc<Entry>>) -> Option<Vec<Write>> {
         let siblings = Siblings { running: AtomicUsize::new(here.len()), none_runs: Latch::default() };
-        let runs = here.iter().map(|entry| self.run_handler(entry, envelope, event, lost, stops, &siblings));
+        let runs = here.iter().map(|entry| self.run_handler(entry, run, &siblings));
         let ends = futures_util::future::join_all(runs).await;
-        // Where none is to run here, all of it goes elsewhere: given back, it would only come again.
-        if !ends.is_empty() && ends.iter().all(|end| matches!(end, End::NotRun { .. })) {
+        if ends.iter().all(|end| matches!(end, End::NotRun { .. })) {
             return None;
         }
-        let again =
-            |entry: &Entry, attempt, at| Write::Again(Box::new(envelope.addressed(&entry.name, attempt, at)), at);
-        let mut writes: Vec<Write> = elsewhere.iter().map(|entry| again(entry, 1, None)).collect();
+        let mut writes = Vec::new();
         for (entry, end) in here.iter().zip(ends) {
             match end {
                 End::Done => {}
-                End::Again { attempt, at } => writes.push(again(entry, attempt, Some(at))),
-                End::NotRun { attempt } => writes.push(again(entry, attempt, None)),
+                End::Again { attempt, at } => writes.push(addressed(run.envelope, entry, attempt, Some(at))),
+                End::NotRun { attempt } => writes.push(addressed(run.envelope, entry, attempt, None)),
                 End::Dead { reason, error, attempt } => {
-                    let envelope = envelope.addressed(&entry.name, attempt, None);
+                    let envelope = run.envelope.addressed(&entry.name, attempt, None);
                     writes.push(self.dead(envelope, &reason, Some(error)));
                 }
             }
@@ -411,8 +417,14 @@ impl Dispatcher {
         match self.triage(&envelope) {
             Triage::Run { event, here, elsewhere } => {
                 let lost = Latch::default();
-                let writes = self.run_event(&envelope, &event, here, elsewhere, &lost, stops).await;
-                writes.unwrap_or_else(|| again(None))
+                let run = Run { envelope: &envelope, event: &event, place: None, lost: &lost, stops };
+                match self.run_event(run, here).await {
+                    Some(mut writes) => {
+                        writes.extend(elsewhere.iter().map(|entry| addressed(&envelope, entry, 1, None)));
+                        writes
+                    }
+                    None => again(None),
+                }
             }
             Triage::Hold(due) => again(Some(due)),
             Triage::Write(write) => vec![write],
@@ -420,34 +432,22 @@ impl Dispatcher {
     }
 
     /// Runs one handler; while siblings of it still run, also its next tries.
-    async fn run_handler(
-        &self,
-        entry: &Arc<Entry>,
-        envelope: &Arc<Envelope>,
-        event: &Arc<dyn Event>,
-        lost: &Latch,
-        stops: &Stops,
-        siblings: &Siblings,
-    ) -> End {
-        let mut attempt = envelope.attempt;
+    async fn run_handler(&self, entry: &Arc<Entry>, run: Run<'_>, siblings: &Siblings) -> End {
+        let mut attempt = run.envelope.attempt;
         loop {
-            let outcome = self.run_once(entry, envelope, event, attempt, lost, stops).await;
+            let outcome = self.run_once(entry, run, attempt).await;
             let Some(outcome) = outcome else {
                 siblings.one_stopped();
                 return End::NotRun { attempt };
             };
-            let end = self.end_of(entry, envelope, attempt, outcome);
+            let end = self.end_of(entry, run.envelope, attempt, outcome);
             siblings.one_stopped();
             let End::Again { attempt: next, at } = end else { return end };
-            if next == attempt {
-                // A snooze is not worth a lease.
-                return end;
-            }
             tokio::select! {
                 biased;
                 () = siblings.none_runs.raised() => return end,
-                () = stops.begin.raised() => return end,
-                () = lost.raised() => return end,
+                () = run.stops.begin.raised() => return end,
+                () = run.lost.raised() => return end,
                 () = self.0.clock.sleep_until(at) => {}
             }
             siblings.one_started();
@@ -484,15 +484,8 @@ impl Dispatcher {
 
     /// One run in a task of its own, under its permits and its timeout. `None` when it was not
     /// begun or was dropped by a shutdown.
-    async fn run_once(
-        &self,
-        entry: &Arc<Entry>,
-        envelope: &Arc<Envelope>,
-        event: &Arc<dyn Event>,
-        attempt: u32,
-        lost: &Latch,
-        stops: &Stops,
-    ) -> Option<Outcome> {
+    async fn run_once(&self, entry: &Arc<Entry>, run: Run<'_>, attempt: u32) -> Option<Outcome> {
+        let Run { envelope, event, place, lost, stops } = run;
         let shared = &self.0;
         if let Some(need) = entry.missing.first() {
             if let Some(observer) = &shared.observer {
@@ -504,7 +497,7 @@ impl Dispatcher {
             biased;
             () = stops.begin.raised() => return None,
             () = lost.raised() => return None,
-            permits = self.permits(entry) => permits?,
+            permits = self.permits(entry, place) => permits?,
         };
         let handler = Arc::clone(entry.run.as_ref()?);
         let cancelled = Latch::default();
@@ -556,10 +549,22 @@ impl Dispatcher {
         Some(outcome)
     }
 
-    /// A handler's own permit first, so that waiting for it holds none of the node's.
-    async fn permits(&self, entry: &Entry) -> Option<(Option<OwnedSemaphorePermit>, OwnedSemaphorePermit)> {
+    /// A handler's own permit first, so that waiting for it holds none of the node's; nor does it
+    /// keep a place from messages of other handlers.
+    async fn permits(
+        &self,
+        entry: &Entry,
+        place: Option<&Place>,
+    ) -> Option<(Option<OwnedSemaphorePermit>, OwnedSemaphorePermit)> {
         let own = match &entry.limiter {
-            Some(limiter) => Some(Arc::clone(limiter).acquire_owned().await.ok()?),
+            Some(limiter) => {
+                if limiter.available_permits() == 0
+                    && let Some(place) = place
+                {
+                    place.step_aside();
+                }
+                Some(Arc::clone(limiter).acquire_owned().await.ok()?)
+            }
             None => None,
         };
         let of_node = Arc::clone(&self.0.permits).acquire_owned().await.ok()?;
@@ -592,6 +597,17 @@ async fn either(a: &Latch, b: &Latch) {
     }
 }
 
+/// The part of an event that is left for one handler.
+fn addressed(envelope: &Envelope, entry: &Entry, attempt: u32, at: Option<SystemTime>) -> Write {
+    Write::Again(Box::new(envelope.addressed(&entry.name, attempt, at)), at)
+}
+
+/// An event some of whose handlers run on other nodes: one message for each handler, at once, so
+/// that none waits for another.
+fn split(envelope: &Envelope, here: &[Arc<Entry>], elsewhere: &[Arc<Entry>]) -> Vec<Write> {
+    here.iter().chain(elsewhere).map(|entry| addressed(envelope, entry, envelope.attempt, None)).collect()
+}
+
 fn with_attributes(write: Write, delivery: &Delivery) -> Write {
     match write {
         Write::Dead(envelope, _) => Write::Dead(envelope, delivery.attributes.clone()),
@@ -610,15 +626,4 @@ fn truncated(mut text: String, limit: usize) -> String {
         text.push('…');
     }
     text
-}
-
-/// Runs `future`, so that a bug of ours in it ends one delivery and not the listener.
-pub(crate) async fn guarded<F: Future>(what: &str, future: F) -> Option<F::Output> {
-    match catch_panic(future).await {
-        Ok(output) => Some(output),
-        Err(panic) => {
-            tracing::error!("{what} panicked: {panic}");
-            None
-        }
-    }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use crate::backend::{Backend, Delivery, Lane, Receipt};
-use crate::clock::{Clock, Latch};
+use crate::clock::{Clock, Latch, guarded};
 use crate::error::ErrorKind;
 
 /// Sweeps per lease.
@@ -44,7 +44,16 @@ struct Lease {
     ends: Instant,
     /// An extension of it is under way.
     extending: bool,
+    /// Raised once it has been lost, for whoever works on it.
     lost: Latch,
+    /// It was lost, and the message came to this node again: nobody else has it.
+    regained: bool,
+}
+
+impl Lease {
+    fn is_held(&self) -> bool {
+        self.regained || !self.lost.is_raised()
+    }
 }
 
 /// What [`Leases::insert`] found.
@@ -76,6 +85,7 @@ impl Leases {
             known.receipt = delivery.receipt.clone();
             known.received = now;
             known.ends = now + delivery.lease;
+            known.regained = known.lost.is_raised();
             return Inserted::Known;
         }
         let lost = Latch::default();
@@ -87,6 +97,7 @@ impl Leases {
             ends: now + delivery.lease,
             extending: false,
             lost: lost.clone(),
+            regained: false,
         };
         table.insert(delivery.message_id.clone(), lease);
         drop(table);
@@ -94,6 +105,11 @@ impl Leases {
             self.0.work.notify_waiters();
         }
         Inserted::New(lost)
+    }
+
+    /// Whether the message is this node's to settle.
+    pub(crate) fn is_held(&self, message_id: &str) -> bool {
+        self.0.lock().get(message_id).is_some_and(Lease::is_held)
     }
 
     /// Takes a delivery out, once no extension of it is under way; yields its newest receipt.
@@ -141,10 +157,11 @@ impl Leases {
         let mut due: HashMap<(Lane, Duration), Vec<(String, Receipt)>> = HashMap::new();
         let mut lost = Vec::new();
         for (id, lease) in self.0.lock().iter_mut() {
-            if lease.lost.is_raised() {
+            if !lease.is_held() {
                 continue;
             }
             if now >= lease.ends {
+                lease.regained = false;
                 lost.push(lease.lost.clone());
             } else if now + lease.span * 2 / 3 >= lease.ends
                 && let Some(span) = extension(lease, now, limits.max_lease)
@@ -164,9 +181,10 @@ impl Leases {
     async fn extend(&self, lane: Lane, span: Duration, batch: Vec<(String, Receipt)>) {
         let asked = self.0.clock.instant();
         let receipts: Vec<Receipt> = batch.iter().map(|(_, receipt)| receipt.clone()).collect();
-        let extending = self.0.backend.extend(lane, &receipts, span);
+        // A backend that panics is one that does not answer: the table must not stay marked.
+        let extending = guarded("extending leases", self.0.backend.extend(lane, &receipts, span));
         // An answer that takes longer is no use: the next sweep asks again.
-        let answers = self.0.clock.timeout(span / 3, extending).await.unwrap_or_default();
+        let answers = self.0.clock.timeout(span / 3, extending).await.flatten().unwrap_or_default();
         let mut lost = Vec::new();
         {
             let mut table = self.0.lock();
@@ -179,6 +197,7 @@ impl Leases {
                     Some(Ok(())) => lease.ends = asked + span,
                     Some(Err(error)) if error.kind() == ErrorKind::LeaseLost => {
                         tracing::warn!("the lease of message {id} is lost: {error}");
+                        lease.regained = false;
                         lost.push(lease.lost.clone());
                     }
                     Some(Err(error)) => tracing::warn!("the lease of message {id} was not extended: {error}"),

@@ -16,14 +16,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use crate::backend::{Backend, Delivery, Lane, Outgoing};
-use crate::clock::{Clock, Latch, jittered};
+use crate::clock::{Clock, Latch, guarded, jittered};
 use crate::delay::{self, Hop, Parked};
-use crate::dispatcher::{Dispatcher, Verdict, Write, guarded};
-use crate::error::{ErrorKind, Result};
+use crate::dispatcher::{Dispatcher, Verdict, Write};
+use crate::error::{Error, ErrorKind, Result};
 use crate::lease::{self, Inserted, Leases};
+use crate::reason;
 use crate::retry::Backoff;
 use crate::room::{Place, Room};
-use crate::sender::{Parcel, Sender};
+use crate::sender::{Parcel, Sender, is_group};
 use crate::settings::Settings;
 use crate::settle::Settler;
 use crate::shutdown::{InFlight, Work};
@@ -35,8 +36,12 @@ const AFTER_ERRORS: Backoff = Backoff::exponential(Duration::from_millis(200), D
 /// Between tries of a write that must come before an ack.
 const WRITE_AGAIN: Backoff = Backoff::exponential(Duration::from_secs(1), Duration::from_secs(30));
 
-/// So many messages found in one look at the delay queue make its in-flight count worth a request.
+/// So many messages found on the delay queue make its in-flight count worth a request.
 const A_CROWD: u64 = 100;
+
+/// From this receive on, a message that was not begun is given back as a fresh one: the count is
+/// to tell of crashes.
+const FRESH_FROM: u32 = 3;
 
 /// Everything that a listener works with. Cheap to clone.
 #[derive(Clone)]
@@ -140,7 +145,8 @@ impl Listener {
                 received = guarded("a receive", self.engine.backend.receive(Lane::Message, asked)) => received,
                 () = self.poll_is_over() => return,
             };
-            match received.unwrap_or_else(|| Ok(Vec::new())) {
+            let panicked = || Err(Error::new(ErrorKind::Unavailable, "the backend panicked"));
+            match received.unwrap_or_else(panicked) {
                 Ok(deliveries) => {
                     errors = 0;
                     let full = deliveries.len() >= asked;
@@ -210,7 +216,7 @@ impl Listener {
         });
     }
 
-    async fn work_on(&self, delivery: Delivery, lost: Latch, mut place: Place) {
+    async fn work_on(&self, delivery: Delivery, lost: Latch, place: Place) {
         let id = delivery.message_id.as_str();
         let engine = &self.engine;
         if engine.settler.is_finished(id) {
@@ -219,18 +225,12 @@ impl Listener {
             }
             return;
         }
-        let decided = engine.dispatcher.decide(&delivery, &mut place, &lost, &self.work.stops);
-        let verdict = decided.await;
-        place.end();
-        match verdict {
+        match engine.dispatcher.decide(&delivery, &place, &lost, &self.work.stops).await {
             Verdict::GiveBack => {
-                if let Some(receipt) = engine.leases.remove(id).await
-                    && !lost.is_raised()
-                {
-                    engine.settler.release(Lane::Message, id, receipt, Duration::ZERO).await;
-                }
+                place.end();
+                self.give_back(&delivery).await;
             }
-            Verdict::Finish(writes) if lost.is_raised() => {
+            Verdict::Finish(writes) if !engine.leases.is_held(id) => {
                 // The message is somebody else's by now, or will be: what failed here fails or
                 // succeeds there. What is done here need not be done again here.
                 if writes.is_empty() {
@@ -239,50 +239,92 @@ impl Listener {
                 engine.leases.remove(id).await;
             }
             Verdict::Finish(writes) => {
-                let written = self.write_all(writes, &delivery, &lost).await;
+                let written = self.write_all(writes, &delivery).await;
+                place.end();
+                let held = engine.leases.is_held(id);
                 let receipt = engine.leases.remove(id).await;
-                if let (true, Some(receipt)) = (written, receipt) {
-                    engine.settler.ack(Lane::Message, id, receipt).await;
+                match receipt {
+                    Some(receipt) if written && held => engine.settler.ack(Lane::Message, id, receipt).await,
+                    // An ack by a receipt that is no longer the newest deletes nothing, and may say it did.
+                    _ if written => engine.settler.remember(id),
+                    _ => {}
                 }
             }
         }
     }
 
+    /// Gives back a message of which nothing was begun.
+    async fn give_back(&self, delivery: &Delivery) {
+        let (engine, id) = (&self.engine, delivery.message_id.as_str());
+        let held = engine.leases.is_held(id);
+        let fresh = held && delivery.receive_count >= FRESH_FROM && self.send_afresh(delivery).await;
+        let Some(receipt) = engine.leases.remove(id).await else { return };
+        if fresh {
+            engine.settler.ack(Lane::Message, id, receipt).await;
+        } else if held {
+            engine.settler.release(Lane::Message, id, receipt, Duration::ZERO).await;
+        }
+    }
+
+    /// Puts a copy of a message on the queue, whose receives are counted afresh.
+    async fn send_afresh(&self, delivery: &Delivery) -> bool {
+        let (due, group) = due_and_group(delivery);
+        let outgoing = Outgoing { group, ..as_it_came(delivery) };
+        let parcel = Parcel { lane: Lane::Message, outgoing, not_before: due, _buffered: None };
+        self.engine.sender.send(parcel).await.is_ok()
+    }
+
     /// Writes everything that must be safe before the delivery is acked. `false` when that was
     /// not possible within the lease: the delivery will come again.
-    async fn write_all(&self, writes: Vec<Write>, delivery: &Delivery, lost: &Latch) -> bool {
-        let writes = writes.into_iter().map(|write| self.write(write, delivery, lost));
+    async fn write_all(&self, writes: Vec<Write>, delivery: &Delivery) -> bool {
+        let writes = writes.into_iter().map(|write| self.write(write, delivery));
         futures_util::future::join_all(writes).await.into_iter().all(|written| written)
     }
 
-    async fn write(&self, write: Write, delivery: &Delivery, lost: &Latch) -> bool {
-        let mut parcel = match self.engine.parcel(&write, delivery) {
-            Ok(parcel) => parcel,
-            Err(error) => {
-                tracing::error!("message {} stays on the queue: {error}", delivery.message_id);
-                return false;
-            }
-        };
+    async fn write(&self, write: Write, delivery: &Delivery) -> bool {
+        let mut write = Some(write);
+        let mut parcel = None;
         let mut tries = 0;
         loop {
-            let Err(error) = self.engine.sender.send(parcel.clone()).await else { return true };
-            tries += 1;
-            if error.kind() == ErrorKind::TooLarge && parcel.lane == Lane::Dead && parcel.outgoing.body != delivery.body
-            {
-                // The message itself fitted; it is moved as it is.
-                parcel.outgoing = as_it_came(delivery);
+            let sent = match parcel.take().map_or_else(|| self.engine.parcel(write.as_ref(), delivery), Ok) {
+                Ok(next) => {
+                    parcel = Some(Parcel::clone(&next));
+                    self.engine.sender.send(next).await
+                }
+                Err(error) => Err(error),
+            };
+            let Err(error) = sent else { return true };
+            if is_permanent(&error) {
+                // What cannot be put on its queue becomes a dead letter; what cannot even be that is
+                // moved as it came. That fitted once.
+                parcel = None;
+                write = match write {
+                    Some(Write::Again(envelope, _)) => {
+                        Some(self.engine.dispatcher.dead(*envelope, reason::UNSENDABLE, Some(error.to_string())))
+                    }
+                    Some(Write::Dead(..)) => None,
+                    None => {
+                        tracing::error!(
+                            "message {} cannot be moved, and stays on the queue: {error}",
+                            delivery.message_id
+                        );
+                        return false;
+                    }
+                };
                 continue;
             }
+            tries += 1;
             let pause = WRITE_AGAIN.delay(tries, fastrand::f64());
             tracing::warn!(
-                "message {} cannot be finished: writing to the {} failed {tries} times, again in {pause:?}: {error}",
-                delivery.message_id,
-                parcel.lane
+                "message {} cannot be finished: writing what is left of it failed {tries} times, again in {pause:?}: {error}",
+                delivery.message_id
             );
             tokio::select! {
                 () = self.engine.clock.sleep(pause) => {}
-                () = lost.raised() => return false,
                 () = self.work.stops.abort.raised() => return false,
+            }
+            if !self.engine.leases.is_held(&delivery.message_id) {
+                return false;
             }
         }
     }
@@ -291,8 +333,9 @@ impl Listener {
     async fn look_at_delays(&self) {
         let stop = &self.work.stops.begin;
         let mut errors = 0;
+        let mut crowd = Crowd::default();
         while !stop.is_raised() {
-            let looked = guarded("a look at the delay queue", self.drain_delays()).await;
+            let looked = guarded("a look at the delay queue", self.drain_delays(&mut crowd)).await;
             let pause = match looked {
                 Some(Ok(())) => {
                     errors = 0;
@@ -314,22 +357,29 @@ impl Listener {
         }
     }
 
-    async fn drain_delays(&self) -> Result<()> {
+    async fn drain_delays(&self, crowd: &mut Crowd) -> Result<()> {
         let engine = &self.engine;
         let limits = engine.backend.limits();
-        let (mut seen, mut counted_at, mut in_flight) = (0, 0, 0);
         while !self.work.stops.begin.is_raised() {
             let received = engine.clock.now();
             let found = engine.backend.browse(Lane::Delay, limits.max_batch_entries, limits.lease).await?;
+            crowd.seen += found.len() as u64;
+            // At the quota a look finds nothing and nothing says why; so a crowd is counted then, too.
+            let crowded = crowd.in_flight >= delay::spill_at(&limits) / 2;
+            if crowd.seen >= A_CROWD || (crowded && found.is_empty()) {
+                crowd.seen = 0;
+                crowd.in_flight = engine.backend.inspect(Lane::Delay).await?.in_flight;
+                if limits.max_in_flight.is_some_and(|max| crowd.in_flight >= max) {
+                    tracing::error!(
+                        "the delay queue has {} messages in flight, its quota: events on it may be late",
+                        crowd.in_flight
+                    );
+                }
+            }
             if found.is_empty() {
                 return Ok(());
             }
-            seen += found.len() as u64;
-            if seen >= counted_at + A_CROWD {
-                counted_at = seen;
-                in_flight = engine.backend.inspect(Lane::Delay).await?.in_flight;
-            }
-            let hops = found.into_iter().map(|delivery| self.hop(delivery, received, in_flight));
+            let hops = found.into_iter().map(|delivery| self.hop(delivery, received, crowd.in_flight));
             futures_util::future::join_all(hops).await;
         }
         Ok(())
@@ -338,13 +388,12 @@ impl Listener {
     /// One hop of one message. If it fails the message stays, and is seen again after its lease.
     async fn hop(&self, delivery: Delivery, received: SystemTime, in_flight: u64) {
         let engine = &self.engine;
-        let (due, group) = match wire::read(&delivery.body, delivery.enqueued_at) {
-            Body::One(envelope) => (envelope.due, envelope.group),
-            Body::Pack(parts) => parts.into_iter().flatten().fold((None, None), |(due, group), envelope| {
-                (due.into_iter().chain(envelope.due).min(), group.or(envelope.group))
-            }),
-            Body::Unreadable(_) => (None, None),
-        };
+        if engine.settler.is_finished(&delivery.message_id) {
+            // Forwarded before, and not deleted.
+            engine.settler.ack(Lane::Delay, &delivery.message_id, delivery.receipt).await;
+            return;
+        }
+        let (due, group) = due_and_group(&delivery);
         let now = engine.clock.now();
         let parked = Parked { due: due.unwrap_or(now), enqueued: delivery.enqueued_at, received };
         let hop = delay::next_hop(now, parked, in_flight, &engine.backend.limits());
@@ -357,7 +406,7 @@ impl Listener {
             Hop::Renew => Lane::Delay,
         };
         let outgoing = Outgoing { group, ..as_it_came(&delivery) };
-        let parcel = Parcel { lane, outgoing, not_before: due };
+        let parcel = Parcel { lane, outgoing, not_before: due, _buffered: None };
         match engine.sender.send(parcel).await {
             Ok(()) => engine.settler.ack(Lane::Delay, &delivery.message_id, delivery.receipt).await,
             Err(error) => {
@@ -367,24 +416,55 @@ impl Listener {
     }
 }
 
+/// What earlier looks at the delay queue have found.
+#[derive(Default)]
+struct Crowd {
+    /// Messages since the last count.
+    seen: u64,
+    in_flight: u64,
+}
+
 impl Engine {
-    /// The message that a write stands for.
-    pub(crate) fn parcel(&self, write: &Write, delivery: &Delivery) -> Result<Parcel> {
+    /// The message that a write stands for; without one, the delivery as it came, for the dead
+    /// letters.
+    fn parcel(&self, write: Option<&Write>, delivery: &Delivery) -> Result<Parcel> {
+        let moved = || Parcel { lane: Lane::Dead, outgoing: as_it_came(delivery), not_before: None, _buffered: None };
         match write {
-            Write::Again(envelope, not_before) => self.sender.parcel(envelope, *not_before),
-            Write::Dead(envelope, attributes) => {
+            Some(Write::Again(envelope, not_before)) => self.sender.rest_parcel(envelope, *not_before),
+            Some(Write::Dead(envelope, attributes)) => {
                 let parcel = self.sender.dead_parcel(envelope, attributes.clone())?;
                 let too_large = parcel.outgoing.bytes() > self.backend.limits().max_message_bytes;
-                if too_large && wire::unwrap_undecodable(envelope).as_deref() == Some(delivery.body.as_str()) {
-                    return Ok(Parcel { outgoing: as_it_came(delivery), ..parcel });
-                }
-                Ok(parcel)
+                let wraps_it = wire::unwrap_undecodable(envelope).as_deref() == Some(delivery.body.as_str());
+                Ok(if too_large && wraps_it { moved() } else { parcel })
             }
+            None => Ok(moved()),
         }
     }
 }
 
-/// A message with the body and attributes of a delivery.
+/// Whether the same write would fail the same way for ever.
+fn is_permanent(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::TooLarge | ErrorKind::Refused | ErrorKind::Invalid | ErrorKind::Codec)
+}
+
+/// When a message is due, and the group that its body names.
+fn due_and_group(delivery: &Delivery) -> (Option<SystemTime>, Option<String>) {
+    let (due, group) = match wire::read(&delivery.body, delivery.enqueued_at) {
+        Body::One(envelope) => (envelope.due, envelope.group),
+        Body::Pack(parts) => parts.into_iter().flatten().fold((None, None), |(due, group), envelope| {
+            (due.into_iter().chain(envelope.due).min(), group.or(envelope.group))
+        }),
+        Body::Unreadable(_) => (None, None),
+    };
+    (due, group.filter(|group| is_group(group)))
+}
+
+/// A message with the body and attributes of a delivery, to take its place.
 fn as_it_came(delivery: &Delivery) -> Outgoing {
-    Outgoing { body: delivery.body.clone(), attributes: delivery.attributes.clone(), ..Outgoing::default() }
+    Outgoing {
+        body: delivery.body.clone(),
+        attributes: delivery.attributes.clone(),
+        in_place: true,
+        ..Outgoing::default()
+    }
 }

@@ -15,3 +15,5 @@ pub const UNDECODABLE: &str = "undecodable";
 pub const POISON: &str = "poison";
 /// The queue itself moved it, by a redrive policy.
 pub const REDRIVEN: &str = "redriven";
+/// What was left of it could not be put on a queue, and never could be.
+pub const UNSENDABLE: &str = "unsendable";

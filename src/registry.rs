@@ -95,16 +95,7 @@ impl Registry {
         settings: &Settings,
         max_lease: Option<Duration>,
     ) -> Result<Self> {
-        let unmade = given.iter().find(|registration| registration.handler.is_none());
-        if let Some(Registration { name, place, .. }) = unmade {
-            return Err(Error::new(
-                ErrorKind::Registration,
-                format!(
-                    "handler `{name}` ({place}) is listed, but has no `Default` to make it of; give the value to the \
-                     builder: `.handler({name} {{ .. }})`"
-                ),
-            ));
-        }
+        refuse_unmade(&given)?;
         let mut registrations: Vec<Registration> = Vec::new();
         if selection.discover {
             registrations.extend(inventory::iter::<LinkedHandler>().map(|linked| (linked.0)()));
@@ -166,7 +157,9 @@ impl Registry {
             attempts: registration.attempts.unwrap_or(settings.attempts).max(1),
             timeout,
             backoff: registration.backoff.unwrap_or(settings.backoff),
-            limiter: registration.concurrency.map(|limit| Arc::new(Semaphore::new(limit.max(1)))),
+            limiter: registration
+                .concurrency
+                .map(|limit| Arc::new(Semaphore::new(limit.clamp(1, Semaphore::MAX_PERMITS)))),
             run,
             missing,
             registration,
@@ -261,6 +254,7 @@ impl Registry {
         settings: &Settings,
         max_lease: Option<Duration>,
     ) -> Result<Self> {
+        refuse_unmade(&more)?;
         let replaced = |entry: &Entry| more.iter().any(|it| it.identity == entry.registration.identity);
         let mut registry = self.keeping(|entry| !replaced(entry));
         for registration in more {
@@ -316,6 +310,19 @@ impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.entries.iter().map(|entry| &entry.name)).finish()
     }
+}
+
+/// Refuses what is listed and has no value to run.
+fn refuse_unmade(given: &[Registration]) -> Result<()> {
+    let unmade = given.iter().find(|registration| registration.handler.is_none());
+    let Some(Registration { name, place, .. }) = unmade else { return Ok(()) };
+    Err(Error::new(
+        ErrorKind::Registration,
+        format!(
+            "handler `{name}` ({place}) is listed, but has no `Default` to make it of; give the value to the builder: \
+             `.handler({name} {{ .. }})`"
+        ),
+    ))
 }
 
 /// The names that a message may address a handler by.

@@ -2,8 +2,8 @@
 //!
 //! Permits count running handlers; beyond those, messages are received ahead so that no handler
 //! waits for the network: twice as many as the node finishes during one receive, within bounds. A
-//! message that is held until it is due, or whose handlers have ended, steps aside and leaves its
-//! place to another.
+//! message that is held until it is due, that waits for its one handler's own limit, or whose
+//! handlers have ended, leaves its place to another, within bounds.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -37,7 +37,7 @@ struct Pace {
 
 impl Room {
     /// Room for `concurrency` running handlers, up to `max_ahead` messages beyond them, as many
-    /// again that are being settled, and `max_aside` that are held until they are due.
+    /// again that are being settled, and `max_aside` that wait for something of their own.
     pub(crate) fn new(concurrency: usize, max_ahead: usize, max_aside: usize) -> Self {
         let size = concurrency + LEAST_AHEAD.min(max_ahead);
         Room {
@@ -62,7 +62,7 @@ impl Room {
     }
 
     fn as_place(&self, place: OwnedSemaphorePermit) -> Place {
-        Place { held: Some(place), aside: Arc::clone(&self.aside), ending: Arc::clone(&self.ending) }
+        Place { held: Mutex::new(place), aside: Arc::clone(&self.aside), ending: Arc::clone(&self.ending) }
     }
 
     /// Notes that a message has come to its end.
@@ -100,25 +100,27 @@ impl Room {
 
 /// One received message's place, until it is dropped.
 pub(crate) struct Place {
-    held: Option<OwnedSemaphorePermit>,
+    held: Mutex<OwnedSemaphorePermit>,
     aside: Arc<Semaphore>,
     ending: Arc<Semaphore>,
 }
 
 impl Place {
-    /// Leaves the place to another while this message is held until it is due. If too many are
-    /// held already, it keeps it.
-    pub(crate) fn step_aside(&mut self) {
-        if let Ok(aside) = Arc::clone(&self.aside).try_acquire_owned() {
-            self.held = Some(aside);
-        }
+    /// Leaves the place to another while this message waits for something of its own: its due
+    /// time, or the limit of its one handler. If too many do already, it keeps it.
+    pub(crate) fn step_aside(&self) {
+        self.change_for(&self.aside);
     }
 
     /// Leaves the place to another while this message is settled: no handler waits for an ack. If
     /// too many are being settled already, it keeps it.
-    pub(crate) fn end(&mut self) {
-        if let Ok(ending) = Arc::clone(&self.ending).try_acquire_owned() {
-            self.held = Some(ending);
+    pub(crate) fn end(&self) {
+        self.change_for(&self.ending);
+    }
+
+    fn change_for(&self, other: &Arc<Semaphore>) {
+        if let Ok(permit) = Arc::clone(other).try_acquire_owned() {
+            *self.held.lock().unwrap_or_else(PoisonError::into_inner) = permit;
         }
     }
 }
@@ -147,9 +149,9 @@ mod tests {
     #[tokio::test]
     async fn held_messages_leave_their_places_to_others_up_to_a_bound() {
         let room = Room::new(1, 0, 1);
-        let mut first = room.place().await.unwrap();
+        let first = room.place().await.unwrap();
         first.step_aside();
-        let mut second = room.try_place().unwrap();
+        let second = room.try_place().unwrap();
         second.step_aside();
         assert!(room.try_place().is_none());
         drop(first);
@@ -160,8 +162,8 @@ mod tests {
     #[tokio::test]
     async fn messages_that_are_being_settled_leave_their_places_to_others_up_to_a_bound() {
         let room = Room::new(1, 1, 0);
-        let mut places = [room.place().await.unwrap(), room.place().await.unwrap()];
-        places.iter_mut().for_each(Place::end);
+        let places = [room.place().await.unwrap(), room.place().await.unwrap()];
+        places.iter().for_each(Place::end);
         let third = room.try_place();
         assert!(third.is_some() && room.try_place().is_none());
     }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::backend::{Backend, BoxFuture, Lane, Limits, Outgoing};
 use crate::batch::{Batcher, Pace, Work};
@@ -19,6 +19,13 @@ use crate::wire;
 /// What `signal` leaves free of a message, so that a retry or a dead letter of it still fits.
 pub(crate) const RESERVE: usize = 16 * 1024;
 
+/// How long the next batch gathers while requests are in the air.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// The longest fair-queue group, in bytes:
+/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html>
+pub(crate) const MAX_GROUP: usize = 128;
+
 /// Between tries of one send.
 const TRY_AGAIN: Backoff = Backoff::exponential(Duration::from_millis(100), Duration::from_secs(2));
 
@@ -29,6 +36,8 @@ pub(crate) struct Parcel {
     pub(crate) outgoing: Outgoing,
     /// When it may be handled; the delay is worked out at each try.
     pub(crate) not_before: Option<SystemTime>,
+    /// Its place in the send buffer, kept for as long as it is in line.
+    pub(crate) _buffered: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 /// What to do when the send buffer is full.
@@ -52,7 +61,7 @@ pub(crate) struct Sender {
 
 impl Sender {
     pub(crate) fn new(backend: Arc<dyn Backend>, clock: Clock, settings: &Settings) -> Self {
-        let pace = Pace { linger: Duration::ZERO, at_once: settings.sends_at_once };
+        let pace = Pace { linger: Duration::ZERO, gather: GATHER, at_once: settings.sends_at_once };
         let lanes = Lane::ALL.map(|lane| {
             let work = SendWork { backend: Arc::clone(&backend), clock: clock.clone(), lane };
             Batcher::new(work, clock.clone(), pace)
@@ -72,25 +81,41 @@ impl Sender {
         self.backend.limits()
     }
 
-    /// The parcel of an envelope that may be handled from `not_before` on.
+    /// The parcel of an event that is signalled, to be handled from `not_before` on.
     pub(crate) fn parcel(&self, envelope: &Envelope, not_before: Option<SystemTime>) -> Result<Parcel> {
-        let limits = self.limits();
-        let lane = match not_before {
-            Some(due) => delay::first_lane(self.clock.now(), due, &limits),
-            None => Lane::Message,
-        };
-        Ok(Parcel { lane, outgoing: self.outgoing(envelope)?, not_before })
+        let lane = self.lane_for(not_before);
+        let outgoing = self.outgoing(envelope, self.compress_above)?;
+        Ok(Parcel { lane, outgoing, not_before, _buffered: None })
+    }
+
+    /// The parcel of what is left of an event that leaves the queue: it goes where signals find no
+    /// room, compressed if need be.
+    pub(crate) fn rest_parcel(&self, envelope: &Envelope, not_before: Option<SystemTime>) -> Result<Parcel> {
+        let lane = self.lane_for(not_before);
+        let outgoing = Outgoing { in_place: true, ..self.squeezed(envelope)? };
+        Ok(Parcel { lane, outgoing, not_before, _buffered: None })
     }
 
     /// The parcel of a dead letter.
     pub(crate) fn dead_parcel(&self, envelope: &Envelope, attributes: BTreeMap<String, String>) -> Result<Parcel> {
-        let outgoing = Outgoing { group: None, attributes, ..self.outgoing(envelope)? };
-        Ok(Parcel { lane: Lane::Dead, outgoing, not_before: None })
+        let outgoing = Outgoing { group: None, attributes, in_place: true, ..self.squeezed(envelope)? };
+        Ok(Parcel { lane: Lane::Dead, outgoing, not_before: None, _buffered: None })
     }
 
-    fn outgoing(&self, envelope: &Envelope) -> Result<Outgoing> {
-        let body = wire::write(envelope, self.compress_above)?;
-        Ok(Outgoing { body, group: envelope.group.clone(), ..Outgoing::default() })
+    fn lane_for(&self, not_before: Option<SystemTime>) -> Lane {
+        not_before.map_or(Lane::Message, |due| delay::first_lane(self.clock.now(), due, &self.limits()))
+    }
+
+    fn squeezed(&self, envelope: &Envelope) -> Result<Outgoing> {
+        let most = self.limits().max_message_bytes;
+        self.outgoing(envelope, Some(self.compress_above.map_or(most, |above| above.min(most))))
+    }
+
+    fn outgoing(&self, envelope: &Envelope, compress_above: Option<usize>) -> Result<Outgoing> {
+        let body = wire::write(envelope, compress_above)?;
+        // Another producer's group may be one that SQS refuses; it stays in the body.
+        let group = envelope.group.clone().filter(|group| is_group(group));
+        Ok(Outgoing { body, group, ..Outgoing::default() })
     }
 
     /// Refuses a parcel that leaves no room for what a failure would add.
@@ -112,7 +137,19 @@ impl Sender {
 
     /// Sends a signal's parcel: waits for room in the send buffer, or refuses.
     pub(crate) async fn signal(&self, parcel: Parcel, when_full: WhenFull) -> Result<()> {
-        let overloaded = || {
+        let deadline = self.clock.instant() + self.send_timeout;
+        let buffered = Arc::new(self.buffer(when_full).await?);
+        self.send_until(Parcel { _buffered: Some(buffered), ..parcel }, deadline).await
+    }
+
+    /// A place in the send buffer.
+    pub(crate) async fn buffer(&self, when_full: WhenFull) -> Result<OwnedSemaphorePermit> {
+        let buffer = Arc::clone(&self.buffer);
+        let place = match when_full {
+            WhenFull::Refuse => buffer.try_acquire_owned().ok(),
+            WhenFull::Wait => self.clock.timeout(self.send_timeout, buffer.acquire_owned()).await.and_then(Result::ok),
+        };
+        place.ok_or_else(|| {
             Error::new(
                 ErrorKind::Overloaded,
                 format!(
@@ -120,22 +157,17 @@ impl Sender {
                     self.send_buffer
                 ),
             )
-        };
-        let _room = match when_full {
-            WhenFull::Refuse => self.buffer.try_acquire().map_err(|_| overloaded())?,
-            WhenFull::Wait => match self.clock.timeout(self.send_timeout, self.buffer.acquire()).await {
-                Some(Ok(room)) => room,
-                _ => return Err(overloaded()),
-            },
-        };
-        self.send(parcel).await
+        })
     }
 
     /// Sends a parcel; answers once it is durable, or has been tried for the send timeout.
     pub(crate) async fn send(&self, parcel: Parcel) -> Result<()> {
+        self.send_until(parcel, self.clock.instant() + self.send_timeout).await
+    }
+
+    async fn send_until(&self, parcel: Parcel, deadline: Instant) -> Result<()> {
         let lane = parcel.lane;
         let batcher = &self.lanes[lane as usize];
-        let deadline = self.clock.instant() + self.send_timeout;
         let mut maybe_sent = false;
         let mut waiting = parcel;
         let mut tries = 0;
@@ -169,6 +201,11 @@ impl Sender {
     }
 }
 
+/// Whether SQS takes `text` as a message group.
+pub(crate) fn is_group(text: &str) -> bool {
+    (1..=MAX_GROUP).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 fn no_answer(lane: Lane, why: &str) -> Error {
     Error::new(ErrorKind::Unavailable, format!("sending to the {lane} did not finish: {why}")).with_maybe_sent(true)
 }
@@ -191,6 +228,10 @@ impl Work for SendWork {
 
     fn bytes(&self, parcel: &Parcel) -> usize {
         parcel.outgoing.bytes()
+    }
+
+    fn skips_abandoned(&self) -> bool {
+        true
     }
 
     fn run(&self, mut parcels: Vec<Parcel>) -> BoxFuture<'_, Vec<Self::Answer>> {

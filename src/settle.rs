@@ -28,7 +28,7 @@ pub(crate) struct Settler {
 
 impl Settler {
     pub(crate) fn new(backend: Arc<dyn Backend>, clock: Clock, settings: &Settings) -> Self {
-        let pace = Pace { linger: settings.ack_linger, at_once: AT_ONCE };
+        let pace = Pace { linger: settings.ack_linger, gather: settings.ack_linger, at_once: AT_ONCE };
         let lanes =
             Lane::ALL.map(|lane| Batcher::new(SettleWork { backend: Arc::clone(&backend), lane }, clock.clone(), pace));
         let finished = Arc::new(Mutex::new(Remembered::new(settings.remembered_ids)));
@@ -138,6 +138,10 @@ impl Work for SettleWork {
 
     fn bytes(&self, _: &Settle) -> usize {
         0
+    }
+
+    fn skips_abandoned(&self) -> bool {
+        false
     }
 
     fn run(&self, entries: Vec<Settle>) -> BoxFuture<'_, Vec<Result<()>>> {

@@ -10,11 +10,10 @@ use crate::dawdle::Dawdle;
 use crate::envelope::{Envelope, whole_milliseconds};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EventId, TypedEvent};
-use crate::sender::WhenFull;
+use crate::sender::{MAX_GROUP, WhenFull, is_group};
 
-/// The longest text of a key or group, in bytes, and of a fair-queue group on SQS:
-/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html>
-const MAX_GROUP: usize = 128;
+/// The longest key, in bytes.
+const MAX_KEY: usize = 1024;
 
 /// An event about to be signalled. Sent when it is awaited, which yields its [`EventId`].
 ///
@@ -94,7 +93,14 @@ impl Signal {
     pub fn key(self, key: impl Into<String>) -> Self {
         let key = key.into();
         self.with(|signal| {
-            signal.envelope.dedup_key = Some(within("key", key, 1024)?);
+            if !(1..=MAX_KEY).contains(&key.len()) {
+                let actual = key.len();
+                return Err(Error::new(
+                    ErrorKind::Invalid,
+                    format!("a key has 1 to {MAX_KEY} bytes, this one has {actual}"),
+                ));
+            }
+            signal.envelope.dedup_key = Some(key);
             Ok(())
         })
     }
@@ -104,11 +110,13 @@ impl Signal {
     pub fn group(self, group: impl Into<String>) -> Self {
         let group = group.into();
         self.with(|signal| {
-            let group = within("group", group, MAX_GROUP)?;
-            if !group.bytes().all(|byte| byte.is_ascii_graphic()) {
+            if !is_group(&group) {
                 return Err(Error::new(
                     ErrorKind::Invalid,
-                    format!("group `{group}`: SQS takes letters, digits and punctuation of ASCII only"),
+                    format!(
+                        "group `{group}` has {} bytes: SQS takes 1 to {MAX_GROUP} letters, digits and punctuation of ASCII",
+                        group.len()
+                    ),
                 ));
             }
             signal.envelope.group = Some(group);
@@ -161,7 +169,7 @@ impl Signal {
                 ErrorKind::Invalid,
                 "a direct signal runs at once and cannot be delayed; leave out `.direct()` or the delay",
             )),
-            (true, false) => dawdle.run_directly(envelope),
+            (true, false) => dawdle.run_directly(envelope, self.when_full).await,
             (false, _) => dawdle.send_envelope(envelope, self.when_full).await,
         }
     }
@@ -180,13 +188,6 @@ impl Prepared {
         envelope.expires = self.expires_in.map(|span| whole_milliseconds(later(envelope.due_at(), span)));
         (self.dawdle, envelope)
     }
-}
-
-fn within(what: &str, text: String, limit: usize) -> Result<String> {
-    if (1..=limit).contains(&text.len()) {
-        return Ok(text);
-    }
-    Err(Error::new(ErrorKind::Invalid, format!("a {what} has 1 to {limit} bytes, this one has {}", text.len())))
 }
 
 impl IntoFuture for Signal {

@@ -55,6 +55,17 @@ pub(crate) fn write(envelope: &Envelope, compress_above: Option<usize>) -> Resul
             format!("event {} of kind `{}` cannot be written: {error}", envelope.id, envelope.kind),
         )
     })?;
+    if text.len() as u64 > MAX_UNFOLDED {
+        return Err(Error::new(
+            ErrorKind::TooLarge,
+            format!(
+                "event {} is {} bytes before compression, and readers take {MAX_UNFOLDED}; send a reference to the \
+                 data instead",
+                envelope.id,
+                text.len()
+            ),
+        ));
+    }
     if compress_above.is_some_and(|limit| text.len() > limit) {
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
         if gzip.write_all(text.as_bytes()).is_ok()

@@ -202,6 +202,7 @@ impl LocalBackend {
             attributes,
             enqueued_at: millis(now),
             visible_at: due(now, message.delay),
+            in_place: message.in_place,
         })
     }
 

@@ -83,6 +83,8 @@ pub(super) struct NewRow {
     pub(super) attributes: Option<String>,
     pub(super) enqueued_at: i64,
     pub(super) visible_at: i64,
+    /// It stands for a message that leaves: the length limit does not concern it.
+    pub(super) in_place: bool,
 }
 
 /// A message that was leased.

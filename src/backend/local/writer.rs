@@ -483,7 +483,9 @@ impl Step<'_> {
         let table = Table(&self.writer.connection);
         match work {
             Work::Send { lane, rows, .. } => self.each(rows, |step, row| {
-                step.reserve()?;
+                if !row.in_place {
+                    step.reserve()?;
+                }
                 table.insert(*lane, row).map_err(|error| step.failed(error))?;
                 step.length = step.length.map(|length| length + 1);
                 step.wakes_at(*lane, row.visible_at);
