@@ -58,6 +58,7 @@ struct Long {
 #[dawdle::handler]
 async fn hold(event: &Long, cx: &Context, holding: State<Holding>) -> Outcome {
     say("begun");
+    holding.ledger.write(&[event.number])?;
     match holding.manner {
         Manner::IgnoresEverything => std::future::pending().await,
         Manner::HeedsCancellation => {
@@ -66,7 +67,6 @@ async fn hold(event: &Long, cx: &Context, holding: State<Holding>) -> Outcome {
         }
         Manner::Ends => assert_eq!(cx.attempt(), 1, "a stop spends no attempt"),
     }
-    holding.ledger.write(&[event.number])?;
     Ok(())
 }
 
@@ -256,8 +256,7 @@ async fn a_handler_that_heeds_cancellation_ends_by_itself_and_what_it_asks_for_i
     let scene = Scene::new(Duration::from_secs(2)).await?;
     let stopped = scene.holder(Manner::HeedsCancellation, "stopped").await?;
     scene.sender.signal(Long { number: 7 }).await?;
-    until(BOUND, "it has begun", async || Ok(scene.backend.inspect(Lane::Message).await?.in_flight == 1)).await?;
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    until(BOUND, "it has begun", async || Ok(scene.handled("stopped")? == 1)).await?;
     let begun = Instant::now();
     stopped.shutdown().await;
     ensure!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
@@ -271,7 +270,7 @@ async fn a_shutdown_goes_on_when_its_caller_gives_up_and_can_be_waited_for_again
     let scene = Scene::new(Duration::from_secs(3)).await?;
     let dawdle = scene.holder(Manner::IgnoresEverything, "stopped").await?;
     scene.sender.signal(Long { number: 7 }).await?;
-    until(BOUND, "it has begun", async || Ok(scene.backend.inspect(Lane::Message).await?.in_flight == 1)).await?;
+    until(BOUND, "it has begun", async || Ok(scene.handled("stopped")? == 1)).await?;
     let begun = Instant::now();
     ensure!(tokio::time::timeout(Duration::from_millis(100), dawdle.shutdown()).await.is_err());
     let again = tokio::time::timeout(Duration::from_secs(10), dawdle.shutdown()).await;

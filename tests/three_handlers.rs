@@ -1,4 +1,5 @@
 //! Of an event's handlers only the one that failed runs again, in memory and on a file.
+#![cfg(all(feature = "local", feature = "testing"))]
 
 use std::time::Duration;
 
@@ -10,7 +11,6 @@ mod common;
 #[path = "common/three_handlers.rs"]
 mod three;
 
-#[cfg(feature = "testing")]
 #[tokio::test]
 async fn in_memory_of_three_handlers_only_the_one_that_failed_runs_again() -> Result<()> {
     let runs = three::Runs::default();
@@ -27,7 +27,6 @@ async fn in_memory_of_three_handlers_only_the_one_that_failed_runs_again() -> Re
     Ok(())
 }
 
-#[cfg(feature = "local")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_a_file_of_three_handlers_only_the_one_that_failed_runs_again() -> Result<()> {
     use dawdle::backend::local::{LocalBackend, LocalOptions};
