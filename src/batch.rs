@@ -357,11 +357,12 @@ mod tests {
         let batcher = Batcher::new(work, clock, pace);
         let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let first = runtime();
-        let lost = first.block_on(async { batcher.submit(1) });
-        first.block_on(tokio::task::yield_now());
+        first.block_on(async {
+            drop(batcher.submit(1));
+            tokio::task::yield_now().await;
+        });
         drop(first);
         let answer = runtime().block_on(async { batcher.submit(2).await });
         assert_eq!(answer.unwrap(), 2);
-        drop(lost);
     }
 }

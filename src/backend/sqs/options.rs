@@ -38,9 +38,10 @@ pub struct SqsOptions {
     /// Where SQS answers, such as an emulator or a VPC endpoint. Else it comes from
     /// `AWS_ENDPOINT_URL_SQS`, from `AWS_ENDPOINT_URL` or from the profile, else it is AWS's.
     pub endpoint_url: Option<String>,
-    /// How long opening a connection may take: 5 seconds.
+    /// How long opening a connection may take: 3 seconds.
     pub connect_timeout: Duration,
-    /// How long any call but a receive may take: 10 seconds.
+    /// How long any call but a receive may take: 4 seconds, so that a send that hangs is tried again
+    /// within its send timeout.
     pub request_timeout: Duration,
     /// How long a receive on the message queue waits for a first message, in whole seconds: 20,
     /// which is the most that SQS takes.
@@ -59,8 +60,8 @@ impl Default for SqsOptions {
             dead_letter_queue_url: None,
             region: None,
             endpoint_url: None,
-            connect_timeout: Duration::from_secs(5),
-            request_timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(3),
+            request_timeout: Duration::from_secs(4),
             receive_wait: Duration::from_secs(20),
             receive_margin: Duration::from_secs(5),
         }
