@@ -29,6 +29,17 @@ async fn takes_long(_: &Long, cx: &Context, counts: State<Counts>) -> Outcome {
     Ok(())
 }
 
+#[derive(Serialize, Deserialize, Event)]
+#[event(kind = "stubborn")]
+struct Stubborn;
+
+/// Does not listen when it is told to stop.
+#[dawdle::handler(timeout = "100s", attempts = 1)]
+async fn goes_on(_: &Stubborn, counts: State<Counts>) -> Outcome {
+    counts.begun.fetch_add(1, Ordering::Relaxed);
+    std::future::pending().await
+}
+
 struct Fleet {
     time: VirtualClock,
     queue: MemoryBackend,
@@ -133,4 +144,36 @@ async fn a_drain_cancels_what_does_not_end_and_gives_it_back() {
         assert!(stopped.is_finished());
     }
     assert_eq!(fleet.left(Lane::Message).await, 0, "the handler came to an end in time");
+}
+
+#[tokio::test]
+async fn a_lease_that_was_lost_and_comes_back_to_its_node_is_kept_again() {
+    let fleet = Fleet::of(1).await;
+    fleet.queue.fail(Fault::unavailable(Action::Extend).times(6));
+    fleet.nodes[0].signal(Stubborn).await.unwrap();
+    fleet.time.advance(seconds(99)).await;
+    assert_eq!(fleet.begun(), 1);
+    assert_eq!(fleet.queue.requests().receive, 2, "received again once, when its lease had ended");
+    fleet.time.advance(seconds(2)).await;
+    assert_eq!((fleet.left(Lane::Message).await, fleet.left(Lane::Dead).await), (0, 1), "its outcome counts");
+}
+
+#[tokio::test]
+async fn stopping_with_messages_in_hand_that_were_not_begun_never_makes_them_poison() {
+    let mut fleet = Fleet::of(0).await;
+    fleet.add_node(Config { start_listener: Some(false), ..Config::default() }).await;
+    for _ in 0..2 {
+        fleet.nodes[0].signal(Stubborn).await.unwrap();
+    }
+    // One begins and is dropped, one waits behind it, in each of twenty short lives.
+    for _ in 0..20 {
+        let short = Some(Duration::from_secs(1));
+        fleet.add_node(Config { concurrency: Some(1), shutdown_timeout: short, ..Config::default() }).await;
+        fleet.time.advance(seconds(1)).await;
+        let node = fleet.nodes.pop().unwrap();
+        let stopping = tokio::spawn(async move { node.shutdown().await });
+        fleet.time.advance(seconds(2)).await;
+        stopping.await.unwrap();
+    }
+    assert_eq!((fleet.left(Lane::Message).await, fleet.left(Lane::Dead).await), (2, 0));
 }
