@@ -227,10 +227,9 @@ pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
         .unwrap_or_else(|| "a panic whose payload is no text".to_owned())
 }
 
-/// The middle of a duration's range, spread by up to a fifth either way: for waits that many
-/// nodes make at once.
+/// A wait that many nodes make: up to a quarter shorter than `span`, never longer.
 pub(crate) fn jittered(span: Duration) -> Duration {
-    span.mul_f64(0.8 + 0.4 * fastrand::f64())
+    span.mul_f64(1.0 - 0.25 * fastrand::f64())
 }
 
 /// Something that happens once and stays happened: a shutdown, a lost lease.

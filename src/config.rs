@@ -14,6 +14,10 @@ use crate::settings::Settings;
 
 const PREFIX: &str = "DAWDLE_";
 
+/// An event on the delay queue is woken ten minutes before it is due: time for two looks, should the
+/// node that looks first die, and for a lease of a minute in between.
+const DELAY_POLL_AT_MOST: Duration = Duration::from_secs(270);
+
 /// The most that any count may be set to.
 const MOST: usize = 1_000_000;
 
@@ -265,7 +269,8 @@ config! {
     sends_at_once: usize,
     /// How long an ack waits for others to share its request. Default: 50 milliseconds.
     ack_linger: Duration,
-    /// How often the delay queue is looked at, with jitter; at most 5 minutes. Default: 4 minutes.
+    /// How often the delay queue is looked at, less some jitter; at most 270 seconds. Default: 4
+    /// minutes.
     delay_poll: Duration,
     /// How many finished messages are remembered that could not be deleted. Default: 10,000.
     remembered_ids: usize,
@@ -337,7 +342,7 @@ impl Config {
         at_least("send_timeout", send_timeout, Duration::from_millis(100))?;
         let delay_poll = self.delay_poll.unwrap_or(default.delay_poll);
         at_least("delay_poll", delay_poll, Duration::from_secs(1))?;
-        at_most("delay_poll", delay_poll, Duration::from_secs(300))?;
+        at_most("delay_poll", delay_poll, DELAY_POLL_AT_MOST)?;
         let timeout = self.timeout.unwrap_or(default.timeout);
         at_least("timeout", timeout, Duration::from_millis(1))?;
         let ack_linger = self.ack_linger.unwrap_or(default.ack_linger);
