@@ -1,37 +1,33 @@
-//! The place where everything meets: [`Dawdle`] and its [`Builder`].
+//! The place where everything meets: [`Dawdle`].
 
 use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 
-use crate::backend::{Backend, Role};
+use crate::backend::Role;
+use crate::builder::{Builder, until};
 use crate::clock::{Clock, Latch, guarded};
-use crate::config::{BackendKind, Config, platform};
 use crate::dead_letter::{DeadLetters, Held};
-use crate::dispatcher::{Dispatcher, Observer, Write};
+use crate::dispatcher::{Observer, Write};
 use crate::envelope::Envelope;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{self, EventId, TypedEvent};
-use crate::foreign::{Foreign, RawMessage};
-use crate::handler::{Context, EventHandler, INSTANCE, Registration, States};
-use crate::lease::Leases;
+use crate::event::{EventId, TypedEvent};
+use crate::handler::{Context, INSTANCE, Registration};
 use crate::listener::{Engine, Listener};
-use crate::middleware::{ErasedMiddleware, Middleware};
-use crate::registry::{HandlerInfo, Registry, Selection};
+use crate::middleware::ErasedMiddleware;
+use crate::registry::{HandlerInfo, Registry};
 use crate::retry::Backoff;
-use crate::sender::{Sender, WhenFull};
-use crate::settings::Settings;
-use crate::settle::Settler;
+use crate::sender::WhenFull;
 use crate::shutdown::{InFlight, Work};
 use crate::signal::Signal;
 
-/// Between tries to reach the backend at start.
-const CONNECT_AGAIN: Backoff = Backoff::exponential(Duration::from_millis(250), Duration::from_secs(3));
+/// Between tries to put what failed of a direct event on a queue.
+const WRITE_AGAIN: Backoff = Backoff::exponential(Duration::from_millis(250), Duration::from_secs(3));
 
 /// How many events of a `signal_all` are on their way at once.
 const SIGNALS_AT_ONCE: usize = 1_000;
@@ -79,6 +75,58 @@ struct Inner {
 static INSTALLED: RwLock<Option<Dawdle>> = RwLock::new(None);
 
 impl Dawdle {
+    pub(crate) fn new(
+        engine: Engine,
+        middleware: Vec<Arc<dyn ErasedMiddleware>>,
+        observer: Option<Arc<dyn Observer>>,
+        wants_listener: bool,
+        alone: bool,
+    ) -> Self {
+        let dawdle = Dawdle(Arc::new(Inner {
+            engine,
+            middleware,
+            observer,
+            direct: Work::default(),
+            listener: Mutex::new(None),
+            stopping: InFlight::default(),
+            wants_listener: AtomicBool::new(wants_listener),
+            alone,
+            closing: AtomicBool::new(false),
+            closed: Latch::default(),
+            held: Held::default(),
+        }));
+        // Not the instance itself, or it would hold itself for ever.
+        let instance = Arc::downgrade(&dawdle.0);
+        dawdle.0.engine.dispatcher.set_instance(Box::new(move || Some(Dawdle(instance.upgrade()?).as_any())));
+        dawdle
+    }
+
+    /// Checks the queues, for as long as the deadline allows, and starts the listener if one is
+    /// wanted and there are handlers. Says whether it did.
+    pub(crate) async fn begin(&self, deadline: Instant) -> Result<bool> {
+        let registry = self.0.engine.dispatcher.registry();
+        let listens = self.0.wants_listener.load(Ordering::Acquire) && registry.runs_any();
+        if listens {
+            self.check_states(&registry)?;
+        }
+        let role = if listens { Role::Listener } else { Role::Sender };
+        until(self.clock(), deadline, || self.0.engine.backend.check(role)).await?;
+        if listens {
+            self.begin_listening()?;
+        }
+        Ok(listens)
+    }
+
+    /// A harness finds a missing state when the handler comes to run.
+    fn check_states(&self, registry: &Registry) -> Result<()> {
+        if self.0.alone { Ok(()) } else { registry.check_states() }
+    }
+
+    /// Makes this the instance that `dawdle::signal` falls back to.
+    pub(crate) fn install(&self) {
+        *INSTALLED.write().unwrap_or_else(PoisonError::into_inner) = Some(self.clone());
+    }
+
     /// Starts, configured by the environment: the listener too, if there are handlers.
     ///
     /// # Errors
@@ -160,9 +208,7 @@ impl Dawdle {
     pub(crate) async fn run_directly(&self, mut envelope: Envelope, when_full: WhenFull) -> Result<EventId> {
         let id = envelope.id;
         let registry = self.0.engine.dispatcher.registry();
-        if !self.0.alone {
-            registry.check_states()?;
-        }
+        self.check_states(&registry)?;
         if !registry.wanting(&envelope.kind).iter().any(|entry| entry.run.is_some()) {
             return Err(Error::new(
                 ErrorKind::Invalid,
@@ -202,7 +248,7 @@ impl Dawdle {
             };
             let Err(error) = sent else { return };
             tries += 1;
-            let pause = CONNECT_AGAIN.delay(tries, fastrand::f64());
+            let pause = WRITE_AGAIN.delay(tries, fastrand::f64());
             let last = self.0.direct.stops.abort.is_raised();
             tracing::error!(last, "event {id}, signalled directly, failed and cannot be put on a queue: {error}");
             if last || engine.clock.timeout(pause, self.0.direct.stops.abort.raised()).await.is_some() {
@@ -269,9 +315,7 @@ impl Dawdle {
         if self.listener_running() || !registry.runs_any() {
             return Ok(());
         }
-        if !self.0.alone {
-            registry.check_states()?;
-        }
+        self.check_states(&registry)?;
         self.0.engine.backend.check(Role::Listener).await?;
         self.begin_listening()
     }
@@ -353,7 +397,7 @@ impl Dawdle {
     }
 
     /// Lets go of the states: one that holds this instance would keep both for ever.
-    fn let_go(&self) {
+    pub(crate) fn let_go(&self) {
         self.0.engine.dispatcher.states().clear();
     }
 
@@ -380,8 +424,8 @@ impl Dawdle {
         engine.dispatcher.change_registry(|registry| {
             let states = engine.dispatcher.states();
             let registry = registry.with(handlers, states, &engine.settings, max_lease)?;
-            if self.0.wants_listener.load(Ordering::Acquire) && !self.0.alone {
-                registry.check_states()?;
+            if self.0.wants_listener.load(Ordering::Acquire) {
+                self.check_states(&registry)?;
             }
             Ok((registry, ()))
         })?;
@@ -520,331 +564,4 @@ impl StopSignals {
             std::future::pending::<()>().await;
         }
     }
-}
-
-/// Makes a [`Dawdle`]. What it is not told, the environment says.
-#[derive(Default)]
-pub struct Builder {
-    config: Config,
-    ignores_env: bool,
-    backend: Option<Arc<dyn Backend>>,
-    states: Vec<GiveState>,
-    given: Vec<Registration>,
-    discover: Option<bool>,
-    only: Option<Vec<String>>,
-    expected: Vec<String>,
-    middleware: Vec<Arc<dyn ErasedMiddleware>>,
-    foreign: Option<Foreign>,
-    listener: Option<bool>,
-    install: bool,
-    clock: Option<Clock>,
-    observer: Option<Arc<dyn Observer>>,
-    alone: bool,
-}
-
-type GiveState = Box<dyn FnOnce(&Dawdle, &States) + Send>;
-
-impl Builder {
-    /// Settings. Made in code they go before the environment's; deserialized, after.
-    #[must_use]
-    pub fn config(mut self, config: Config) -> Self {
-        self.config = config;
-        self
-    }
-
-    /// A backend of the application's own, or one that is shared with it.
-    #[must_use]
-    pub fn backend(mut self, backend: impl Backend) -> Self {
-        self.backend = Some(Arc::new(backend));
-        self
-    }
-
-    /// A state for handlers that take `State<T>`.
-    #[must_use]
-    pub fn state<T: Send + Sync + 'static>(mut self, state: T) -> Self {
-        self.states.push(Box::new(move |_, states| states.insert(state)));
-        self
-    }
-
-    /// A state that needs the instance it will be part of: to signal events, for instance.
-    #[must_use]
-    pub fn state_with<T: Send + Sync + 'static>(mut self, make: impl FnOnce(Dawdle) -> T + Send + 'static) -> Self {
-        self.states.push(Box::new(move |dawdle, states| states.insert(make(dawdle.clone()))));
-        self
-    }
-
-    /// A handler that must be constructed. It takes the place of the one linked in.
-    #[must_use]
-    pub fn handler<H: EventHandler>(mut self, handler: H) -> Self {
-        self.given.push(handler.into_registration());
-        self
-    }
-
-    /// Handlers by name: `.handlers(dawdle::handlers![remind, audit])`.
-    #[must_use]
-    pub fn handlers(mut self, handlers: Vec<Registration>) -> Self {
-        self.given.extend(handlers);
-        self
-    }
-
-    /// Whether to take in the handlers that are linked in. Default: true.
-    #[must_use]
-    pub fn discover(mut self, discover: bool) -> Self {
-        self.discover = Some(discover);
-        self
-    }
-
-    /// Runs only the handlers of these names on this node. The events of the others are passed on
-    /// to other nodes, as messages addressed to those handlers.
-    #[must_use]
-    pub fn only_handlers<S: Into<String>>(mut self, names: impl IntoIterator<Item = S>) -> Self {
-        self.only = Some(names.into_iter().map(Into::into).collect());
-        self
-    }
-
-    /// Refuses to start when no handler of this name is linked in or given.
-    #[must_use]
-    pub fn expect_handler(mut self, name: impl Into<String>) -> Self {
-        self.expected.push(name.into());
-        self
-    }
-
-    /// Code around every signal and every run; the first given is outermost.
-    #[must_use]
-    pub fn middleware<M: Middleware>(mut self, middleware: M) -> Self {
-        self.middleware.push(Arc::new(middleware));
-        self
-    }
-
-    /// Makes events of messages that other programs put on the queue. Called for each body that
-    /// is no CloudEvent; `None` sends it to the dead letters.
-    #[must_use]
-    pub fn foreign(mut self, adopt: impl Fn(&RawMessage<'_>) -> Option<Envelope> + Send + Sync + 'static) -> Self {
-        self.foreign = Some(Arc::new(adopt));
-        self
-    }
-
-    /// Whether to start a listener. Default: what `start_listener` says.
-    #[must_use]
-    pub fn listener(mut self, listener: bool) -> Self {
-        self.listener = Some(listener);
-        self
-    }
-
-    /// Makes the instance the one that [`dawdle::signal`](crate::signal) uses outside of handlers,
-    /// until it is shut down.
-    #[must_use]
-    pub fn install(mut self) -> Self {
-        self.install = true;
-        self
-    }
-
-    /// For the test harness: a clock of its own, no environment, no other nodes.
-    #[cfg(feature = "testing")]
-    pub(crate) fn for_tests(mut self, clock: Clock, observer: Arc<dyn Observer>) -> Self {
-        self.clock = Some(clock);
-        self.observer = Some(observer);
-        self.alone = true;
-        self.ignores_env = true;
-        self
-    }
-
-    /// A clock that a test moves, with nothing else changed.
-    #[cfg(feature = "testing")]
-    #[doc(hidden)]
-    #[must_use]
-    pub fn clock(mut self, clock: Clock) -> Self {
-        self.clock = Some(clock);
-        self
-    }
-
-    /// Starts: checks everything, connects, and starts the listener if one is wanted and there
-    /// are handlers.
-    ///
-    /// # Errors
-    /// As [`Dawdle::start`].
-    pub async fn start(self) -> Result<Dawdle> {
-        event::check_registered()?;
-        let env = if self.ignores_env { Config::default() } else { Config::from_env()? };
-        let config = self.config.clone().with_env(env);
-        let settings = config.settings()?;
-        let start_timeout = config.start_timeout.unwrap_or(Duration::from_secs(30));
-        let wants_listener = self.listener.or(config.start_listener).unwrap_or(true);
-        let clock = self.clock.clone().unwrap_or_default();
-        let deadline = clock.instant() + start_timeout;
-        let backend = match self.backend.clone() {
-            Some(backend) => backend,
-            None => until(&clock, deadline, || connect(&config)).await?,
-        };
-        let installs = self.install;
-        let dawdle = self.assemble(settings, backend, clock, wants_listener)?;
-        let registry = dawdle.0.engine.dispatcher.registry();
-        let listens = wants_listener && registry.runs_any();
-        if listens && !dawdle.0.alone {
-            registry.check_states()?;
-        }
-        let role = if listens { Role::Listener } else { Role::Sender };
-        let backend = &dawdle.0.engine.backend;
-        if let Err(error) = until(dawdle.clock(), deadline, || backend.check(role)).await {
-            dawdle.let_go();
-            return Err(error);
-        }
-        if installs {
-            *INSTALLED.write().unwrap_or_else(PoisonError::into_inner) = Some(dawdle.clone());
-        }
-        if listens {
-            dawdle.begin_listening()?;
-        }
-        let names: Vec<String> = dawdle.handlers().into_iter().map(|handler| handler.name).collect();
-        tracing::info!(
-            backend = backend.name(),
-            queues = backend.describe(),
-            handlers = ?names,
-            listener = listens,
-            concurrency = dawdle.0.engine.settings.concurrency,
-            "dawdle started"
-        );
-        Ok(dawdle)
-    }
-
-    /// Puts the parts together, without asking anything of the backend.
-    pub(crate) fn assemble(
-        self,
-        settings: Settings,
-        backend: Arc<dyn Backend>,
-        clock: Clock,
-        wants_listener: bool,
-    ) -> Result<Dawdle> {
-        let queue = Arc::clone(&backend);
-        let clock = clock.following(move || queue.clock_offset_ms());
-        let dispatcher = Dispatcher::new(
-            clock.clone(),
-            settings.clone(),
-            Arc::default(),
-            self.middleware.clone(),
-            Registry::default(),
-            self.foreign,
-            self.observer.clone(),
-        );
-        let engine = Engine {
-            sender: Sender::new(Arc::clone(&backend), clock.clone(), &settings),
-            settler: Settler::new(Arc::clone(&backend), clock.clone(), &settings),
-            leases: Leases::new(Arc::clone(&backend), clock.clone()),
-            backend,
-            clock,
-            settings: Arc::new(settings),
-            dispatcher,
-        };
-        let dawdle = Dawdle(Arc::new(Inner {
-            engine,
-            middleware: self.middleware,
-            observer: self.observer,
-            direct: Work::default(),
-            listener: Mutex::new(None),
-            stopping: InFlight::default(),
-            wants_listener: AtomicBool::new(wants_listener),
-            alone: self.alone,
-            closing: AtomicBool::new(false),
-            closed: Latch::default(),
-            held: Held::default(),
-        }));
-        let engine = &dawdle.0.engine;
-        for give in self.states {
-            give(&dawdle, engine.dispatcher.states());
-        }
-        let selection = Selection {
-            discover: self.discover.unwrap_or(true),
-            only: self.only,
-            expected: self.expected,
-            alone: self.alone,
-        };
-        let registry = Registry::build(
-            self.given,
-            &selection,
-            engine.dispatcher.states(),
-            &engine.settings,
-            engine.backend.limits().max_lease,
-        );
-        let registered = registry.and_then(|registry| engine.dispatcher.change_registry(|_| Ok((registry, ()))));
-        if let Err(error) = registered {
-            dawdle.let_go();
-            return Err(error);
-        }
-        let instance = Arc::downgrade(&dawdle.0);
-        engine.dispatcher.set_instance(Box::new(move || Some(Dawdle(instance.upgrade()?).as_any())));
-        Ok(dawdle)
-    }
-}
-
-impl fmt::Debug for Builder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Builder").field("config", &self.config).field("handlers", &self.given).finish_non_exhaustive()
-    }
-}
-
-/// Tries until it works, fails for good, or the deadline comes.
-async fn until<T, F: Future<Output = Result<T>>>(
-    clock: &Clock,
-    deadline: std::time::Instant,
-    mut attempt: impl FnMut() -> F,
-) -> Result<T> {
-    let mut tries = 0;
-    loop {
-        let error = match attempt().await {
-            Ok(value) => return Ok(value),
-            Err(error) => error,
-        };
-        tries += 1;
-        let pause = CONNECT_AGAIN.delay(tries, fastrand::f64());
-        if !error.is_transient() || clock.instant() + pause >= deadline {
-            return Err(error);
-        }
-        tracing::warn!("the backend cannot be reached, trying again in {pause:?}: {error}");
-        clock.sleep(pause).await;
-    }
-}
-
-/// The backend that the configuration names.
-async fn connect(config: &Config) -> Result<Arc<dyn Backend>> {
-    match config.backend_kind(platform())? {
-        BackendKind::Memory => Ok(Arc::new(crate::backend::memory::MemoryBackend::new(Clock::system()))),
-        BackendKind::Local => connect_local(config).await,
-        BackendKind::Sqs => connect_sqs(config).await,
-    }
-}
-
-#[cfg(feature = "local")]
-async fn connect_local(config: &Config) -> Result<Arc<dyn Backend>> {
-    use crate::backend::local::{LocalBackend, LocalOptions};
-    let default = LocalOptions::default();
-    let options = LocalOptions {
-        max_messages: config.local_max_messages.map_or(default.max_messages, |most| most as u64),
-        max_message_bytes: config.local_max_message_bytes.unwrap_or(default.max_message_bytes),
-        ..default
-    };
-    let path = config.local_path.clone().unwrap_or_else(|| ".dawdle/queue.db".into());
-    Ok(Arc::new(LocalBackend::open(path, options).await?))
-}
-
-#[cfg(feature = "sqs")]
-async fn connect_sqs(config: &Config) -> Result<Arc<dyn Backend>> {
-    Ok(Arc::new(crate::backend::sqs::SqsBackend::connect(config.into()).await?))
-}
-
-#[cfg(not(feature = "local"))]
-async fn connect_local(_: &Config) -> Result<Arc<dyn Backend>> {
-    Err(without_feature("local", "a local file"))
-}
-
-#[cfg(not(feature = "sqs"))]
-async fn connect_sqs(_: &Config) -> Result<Arc<dyn Backend>> {
-    Err(without_feature("sqs", "SQS"))
-}
-
-#[cfg(not(all(feature = "local", feature = "sqs")))]
-fn without_feature(feature: &str, backend: &str) -> Error {
-    Error::new(
-        ErrorKind::Config,
-        format!("the configuration asks for {backend}, and dawdle was built without its feature `{feature}`"),
-    )
 }

@@ -95,6 +95,7 @@ mod settle;
 mod shutdown;
 
 // Front: the only part that knows everything.
+mod builder;
 mod config;
 mod dawdle;
 mod dead_letter;
@@ -104,9 +105,10 @@ pub mod testing;
 
 pub use dawdle_macros::{Event, EventHandler, handler};
 
+pub use builder::Builder;
 pub use clock::{Clock, VirtualClock};
 pub use config::{BackendKind, Config};
-pub use dawdle::{Builder, Dawdle, signal};
+pub use dawdle::{Dawdle, signal};
 pub use dead_letter::{DeadLetter, DeadLetterStream, DeadLetters, Filter, HOLD as DEAD_LETTER_HOLD};
 pub use envelope::Envelope;
 pub use error::{BoxError, Error, ErrorKind, Result};

@@ -8,9 +8,10 @@ use std::time::{Duration, SystemTime};
 
 use crate::backend::memory::MemoryBackend;
 use crate::backend::{Backend, Lane, Limits};
+use crate::builder::Builder;
 use crate::clock::{Clock, Latch, VirtualClock};
 use crate::config::Config;
-use crate::dawdle::{Builder, Dawdle};
+use crate::dawdle::Dawdle;
 use crate::dead_letter::{DeadLetter, Filter};
 use crate::envelope::{Envelope, whole_milliseconds};
 use crate::error::Result;
