@@ -1,4 +1,5 @@
-//! Of an event's handlers only the one that failed runs again, in memory and on a file.
+//! Of an event's handlers only the one that failed runs again, and a replay reaches only that one, in
+//! memory and on a file.
 #![cfg(all(feature = "local", feature = "testing"))]
 
 use std::time::Duration;
@@ -7,6 +8,9 @@ use anyhow::{Result, ensure};
 
 #[allow(dead_code, unreachable_pub, reason = "each test target uses its own part")]
 mod common;
+#[allow(dead_code, unreachable_pub, reason = "shared with the same on SQS")]
+#[path = "common/replay.rs"]
+mod replay;
 #[allow(dead_code, unreachable_pub, reason = "shared with the same on SQS")]
 #[path = "common/three_handlers.rs"]
 mod three;
@@ -27,10 +31,9 @@ async fn in_memory_of_three_handlers_only_the_one_that_failed_runs_again() -> Re
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_a_file_of_three_handlers_only_the_one_that_failed_runs_again() -> Result<()> {
+/// A queue in a file of its own, and the configuration that names it.
+async fn fresh(folder: &tempfile::TempDir) -> Result<(dawdle::backend::local::LocalBackend, dawdle::Config)> {
     use dawdle::backend::local::{LocalBackend, LocalOptions};
-    let folder = tempfile::tempdir()?;
     let path = folder.path().join("queue.db");
     let backend = LocalBackend::open(&path, LocalOptions::default()).await?;
     let config = dawdle::Config {
@@ -38,5 +41,19 @@ async fn on_a_file_of_three_handlers_only_the_one_that_failed_runs_again() -> Re
         local_path: Some(path),
         ..dawdle::Config::default()
     };
+    Ok((backend, config))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_file_of_three_handlers_only_the_one_that_failed_runs_again() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (backend, config) = fresh(&folder).await?;
     three::only_the_one_that_failed_runs_again(config, &backend).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_file_a_replay_reaches_only_the_handler_that_failed() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (backend, config) = fresh(&folder).await?;
+    replay::reaches_only_the_handler_that_failed(config, &backend).await
 }

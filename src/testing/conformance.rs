@@ -159,6 +159,7 @@ macro_rules! conformance_tests {
             lanes_are_separate
             a_browse_holds_what_it_shows
             a_browse_shows_every_letter_in_several_calls
+            a_dead_letter_goes_back_to_the_message_queue
             an_inspection_counts_what_is_there
             receivers_at_once_share_the_messages
         }
@@ -628,6 +629,24 @@ pub async fn a_browse_shows_every_letter_in_several_calls(subject: &dyn Subject)
     let bodies: BTreeSet<_> = shown.into_iter().map(|each| each.body).collect();
     trial.same(bodies, (0..count).map(|number| number.to_string()).collect(), "the letters shown");
     trial.nothing_visible(Lane::Dead, "when all are held").await;
+}
+
+/// A dead letter that is sent to the message queue and then acked is there, and no longer here:
+/// what a replay does.
+pub async fn a_dead_letter_goes_back_to_the_message_queue(subject: &dyn Subject) {
+    let trial = Trial::begin(subject, "a_dead_letter_goes_back_to_the_message_queue").await;
+    if !trial.limits.dead_lane {
+        return trial.skipped();
+    }
+    trial.send_numbers(Lane::Dead, 1).await;
+    let letter = trial.browse_all(1, trial.limits.lease).await.remove(0);
+    trial.send(Lane::Message, &[Outgoing { in_place: true, ..Outgoing::new(letter.body.as_str()) }]).await;
+    trial.all_ok(trial.backend.settle(Lane::Dead, &[ack(&letter)]).await, "acking");
+    let arrived = trial.arrive_one(Lane::Message).await;
+    trial.same(arrived.body, letter.body, "the body");
+    trial.same(arrived.receive_count, 1, "how often it was received");
+    subject.pass(trial.limits.lease).await;
+    trial.nothing_visible(Lane::Dead, "after it went back").await;
 }
 
 /// An inspection tells apart what is visible, leased and delayed.
