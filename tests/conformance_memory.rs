@@ -60,32 +60,6 @@ async fn whatever_the_order() {
     run_all(&Memory { reorder: true, ..Memory::new(Limits::sqs()) }).await;
 }
 
-/// Really sleeps: what the suite asks of a backend on the system's clock, and how long that takes.
-struct RealTime;
-
-impl Subject for RealTime {
-    fn open(&self, handles: usize) -> BoxFuture<'_, Vec<Arc<dyn Backend>>> {
-        Box::pin(async move {
-            let mut limits = Limits::sqs();
-            limits.lease = Duration::from_secs(2);
-            let backend = MemoryBackend::with_limits(Clock::system(), limits);
-            (0..handles).map(|_| Arc::new(backend.clone()) as Arc<dyn Backend>).collect()
-        })
-    }
-
-    fn pass(&self, span: Duration) -> BoxFuture<'_, ()> {
-        Box::pin(tokio::time::sleep(span))
-    }
-}
-
-#[tokio::test]
-#[ignore = "waits for half a minute of real time"]
-async fn the_suite_in_real_time_takes_less_than_a_minute() {
-    let start = std::time::Instant::now();
-    run_all(&RealTime).await;
-    assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
-}
-
 /// A subject on which nothing ever becomes due.
 struct Frozen(Memory);
 
