@@ -3,10 +3,12 @@
 //! ```sh
 //! cargo run --example quickstart
 //! ```
+//!
+//! Interrupt it while it waits, and run it again: the greeting that was left is still delivered.
 
 use std::time::{Duration, Instant};
 
-use dawdle::{Context, Dawdle, Event, Outcome, State};
+use dawdle::{Context, Dawdle, Event, EventId, Outcome, State};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -17,26 +19,30 @@ struct Greeting {
 }
 
 #[dawdle::handler]
-async fn greet(event: &Greeting, cx: &Context, done: State<mpsc::UnboundedSender<String>>) -> Outcome {
-    done.send(format!("hello, {} (late by {:?})", event.name, cx.lag()))?;
+async fn greet(event: &Greeting, cx: &Context, greeted: State<mpsc::UnboundedSender<(EventId, String)>>) -> Outcome {
+    greeted.send((cx.id(), format!("hello, {} (late by {:?})", event.name, cx.lag())))?;
     Ok(())
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let (done, mut greeted) = mpsc::unbounded_channel::<String>();
-    let dawdle = Dawdle::builder().state(done).start().await?;
+    let (sender, mut greeted) = mpsc::unbounded_channel::<(EventId, String)>();
+    let dawdle = Dawdle::builder().state(sender).start().await?;
 
     let start = Instant::now();
-    dawdle.signal(Greeting { name: "now".into() }).await?;
-    dawdle.signal(Greeting { name: "in three seconds".into() }).delay(Duration::from_secs(3)).await?;
+    let mut awaited = vec![
+        dawdle.signal(Greeting { name: "now".into() }).await?,
+        dawdle.signal(Greeting { name: "in three seconds".into() }).delay(Duration::from_secs(3)).await?,
+    ];
     println!("{:>5.2?}  signalled twice; both are in .dawdle/queue.db", start.elapsed());
 
-    for _ in 0..2 {
-        let text = greeted.recv().await.unwrap_or_default();
-        println!("{:>5.2?}  {text}", start.elapsed());
+    while !awaited.is_empty() {
+        let Some((id, text)) = greeted.recv().await else { break };
+        let whose = if awaited.contains(&id) { "" } else { ", left by an earlier run" };
+        println!("{:>5.2?}  {text}{whose}", start.elapsed());
+        awaited.retain(|other| *other != id);
     }
     dawdle.shutdown().await;
-    println!("{:>5.2?}  shut down; nothing is left on the queue", start.elapsed());
+    println!("{:>5.2?}  shut down; both have been handled", start.elapsed());
     Ok(())
 }

@@ -169,6 +169,7 @@ impl Builder {
     /// # Errors
     /// As [`Dawdle::start`].
     pub async fn start(self) -> Result<Dawdle> {
+        Dawdle::ensure_runtime()?;
         event::check_registered()?;
         let env = if self.ignores_env { Config::default() } else { Config::from_env()? };
         let config = self.config.clone().with_env(env);
@@ -192,6 +193,12 @@ impl Builder {
         };
         if installs {
             dawdle.install();
+        }
+        if wants_listener && !listens {
+            tracing::warn!(
+                "no handlers are linked in, so no listener is started; a crate of handlers that nothing refers to is \
+                 dropped by the linker: write `use that_crate as _;`. A process that only signals uses `Dawdle::connect()`"
+            );
         }
         let engine = dawdle.engine();
         let names: Vec<String> = dawdle.handlers().into_iter().map(|handler| handler.name).collect();

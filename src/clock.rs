@@ -160,8 +160,13 @@ impl Clock {
 
 /// `time + span`, held within what a timestamp can say (the year 9999).
 pub(crate) fn later(time: SystemTime, span: Duration) -> SystemTime {
-    let last = SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799);
+    let last = last_instant();
     time.checked_add(span).filter(|sum| *sum <= last).unwrap_or(last)
+}
+
+/// The end of the year 9999.
+pub(crate) fn last_instant() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799)
 }
 
 /// How a [`Task`] ended without a result.

@@ -274,7 +274,8 @@ config! {
     delay_poll: Duration,
     /// How many finished messages are remembered that could not be deleted. Default: 10,000.
     remembered_ids: usize,
-    /// Bodies of more bytes than this are compressed. Default: never.
+    /// Bodies of more bytes than this are compressed; events of up to 16 MiB fit then, if they shrink
+    /// enough. Every node must be of a build that reads it. Default: never.
     compress_above: usize,
 }
 
@@ -320,6 +321,21 @@ impl Config {
     /// Which backend to use.
     pub(crate) fn backend_kind(&self, platform: Option<&str>) -> Result<BackendKind> {
         let queue = self.sqs_queue.is_some() || self.sqs_queue_url.is_some();
+        let other = [
+            ("sqs_delay_queue_url", &self.sqs_delay_queue_url),
+            ("sqs_dead_letter_queue_url", &self.sqs_dead_letter_queue_url),
+            ("sqs_region", &self.sqs_region),
+            ("sqs_endpoint_url", &self.sqs_endpoint_url),
+        ];
+        if let (None, false, Some((name, _))) = (self.backend, queue, other.iter().find(|(_, value)| value.is_some())) {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!(
+                    "`{name}` is set and no SQS queue is: set DAWDLE_SQS_QUEUE, or DAWDLE_BACKEND=local if events are to \
+                     stay on this machine"
+                ),
+            ));
+        }
         match (self.backend, queue, platform) {
             (Some(kind), ..) => Ok(kind),
             (None, true, _) => Ok(BackendKind::Sqs),
@@ -601,7 +617,10 @@ mod tests {
         assert_eq!(Config::default().backend_kind(None).unwrap(), BackendKind::Local);
         let error = Config::default().backend_kind(Some("ECS")).unwrap_err().to_string();
         assert!(error.contains("ECS") && error.contains("DAWDLE_SQS_QUEUE"), "{error}");
-        let local = Config { backend: Some(BackendKind::Local), ..Config::default() };
+        let forgotten = Config { sqs_region: Some("eu-west-1".into()), ..Config::default() };
+        let error = forgotten.backend_kind(None).unwrap_err().to_string();
+        assert!(error.contains("`sqs_region`") && error.contains("DAWDLE_SQS_QUEUE"), "{error}");
+        let local = Config { backend: Some(BackendKind::Local), ..forgotten };
         assert_eq!(local.backend_kind(Some("ECS")).unwrap(), BackendKind::Local);
     }
 }

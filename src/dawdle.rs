@@ -34,7 +34,7 @@ const SIGNALS_AT_ONCE: usize = 1_000;
 
 /// Signals events, and runs their handlers: one application's queues and this process's part in them.
 ///
-/// Cheap to clone; clones are handles of one instance. A listener goes on in the background, also
+/// Used within a tokio runtime. Cheap to clone; clones are handles of one instance. A listener goes on in the background, also
 /// when every handle is dropped, until [`shutdown`](Dawdle::shutdown) or until the tokio runtime
 /// ends; whatever is then under way is still on the queue.
 ///
@@ -188,10 +188,24 @@ impl Dawdle {
         Ok(envelope.id)
     }
 
-    fn before_send(&self, envelope: &mut Envelope) -> Result<()> {
+    pub(crate) fn ensure_open(&self) -> Result<()> {
         if self.0.closed.is_raised() {
-            return Err(Error::new(ErrorKind::ShutDown, "this Dawdle has been shut down; it sends nothing more"));
+            return Err(Error::new(ErrorKind::ShutDown, "this Dawdle has been shut down; it does nothing more"));
         }
+        Ok(())
+    }
+
+    /// What runs in the background needs a tokio runtime to run on.
+    pub(crate) fn ensure_runtime() -> Result<()> {
+        tokio::runtime::Handle::try_current().map(drop).map_err(|error| {
+            Error::new(ErrorKind::Invalid, "Dawdle was used outside of a tokio runtime; await it within one")
+                .with_source(error)
+        })
+    }
+
+    fn before_send(&self, envelope: &mut Envelope) -> Result<()> {
+        self.ensure_open()?;
+        Dawdle::ensure_runtime()?;
         for middleware in &self.0.middleware {
             middleware.before_send(envelope)?;
         }
@@ -209,10 +223,14 @@ impl Dawdle {
         let id = envelope.id;
         let registry = self.0.engine.dispatcher.registry();
         self.check_states(&registry)?;
-        if !registry.wanting(&envelope.kind).iter().any(|entry| entry.run.is_some()) {
+        let wanting = registry.wanting(&envelope.kind);
+        if !wanting.iter().any(|entry| entry.run.is_some() && !entry.wants_all()) {
             return Err(Error::new(
                 ErrorKind::Invalid,
-                format!("no handler of kind `{}` runs on this node, so it cannot be signalled directly", envelope.kind),
+                format!(
+                    "no handler of its own for kind `{}` runs on this node, so it cannot be signalled directly",
+                    envelope.kind
+                ),
             ));
         }
         self.before_send(&mut envelope)?;
@@ -417,8 +435,9 @@ impl Dawdle {
     /// listener was wanted and there was nothing to listen for, it is started.
     ///
     /// # Errors
-    /// [`ErrorKind::Registration`], as at start.
+    /// [`ErrorKind::Registration`], as at start; [`ErrorKind::ShutDown`].
     pub fn register(&self, handlers: Vec<Registration>) -> Result<()> {
+        self.ensure_open()?;
         let engine = &self.0.engine;
         let max_lease = engine.backend.limits().max_lease;
         engine.dispatcher.change_registry(|registry| {
@@ -430,6 +449,7 @@ impl Dawdle {
             Ok((registry, ()))
         })?;
         if self.0.wants_listener.load(Ordering::Acquire) && !self.listener_running() {
+            Dawdle::ensure_runtime()?;
             let dawdle = self.clone();
             engine.clock.spawn(async move {
                 if let Err(error) = dawdle.start_listener().await {
@@ -446,6 +466,7 @@ impl Dawdle {
     /// # Errors
     /// [`ErrorKind::Registration`] when no handler is called that.
     pub fn unregister(&self, name: &str) -> Result<()> {
+        self.ensure_open()?;
         self.0.engine.dispatcher.change_registry(|registry| Ok((registry.without(name)?, ())))
     }
 

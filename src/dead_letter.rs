@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -164,15 +165,14 @@ impl DeadLetters {
     /// after that, or when this instance scans again or shuts down. Letters that others hold are
     /// not shown. The stream ends after an error.
     pub fn scan(&self, filter: Filter) -> DeadLetterStream {
-        self.scan_until(filter, None)
+        self.scan_with(filter, None)
     }
 
-    /// The same, passing over what was given up at `until` or later.
-    fn scan_until(&self, filter: Filter, until: Option<SystemTime>) -> DeadLetterStream {
+    fn scan_with(&self, filter: Filter, once: Option<Once>) -> DeadLetterStream {
         let scan = Scan {
             dawdle: self.dawdle.clone(),
             filter,
-            until,
+            once,
             number: None,
             found: VecDeque::new(),
             broken: false,
@@ -196,6 +196,7 @@ impl DeadLetters {
     /// [`ErrorKind::LeaseLost`] when the letter is no longer held: scan again. Otherwise the
     /// backend's.
     pub async fn replay(&self, letter: &DeadLetter) -> Result<()> {
+        self.dawdle.ensure_open()?;
         let receipt = self.receipt_of(letter)?;
         let engine = self.dawdle.engine();
         let parcel = match &letter.raw {
@@ -257,8 +258,8 @@ impl DeadLetters {
         filter: Filter,
         act: impl Fn(DeadLetter) -> F,
     ) -> Result<usize> {
-        let begun = Some(self.dawdle.clock().now());
-        let mut letters = self.scan_until(filter, begun).chunks(SIDE_BY_SIDE);
+        let once = Some(Once { begun: self.dawdle.clock().now(), seen: HashSet::new() });
+        let mut letters = self.scan_with(filter, once).chunks(SIDE_BY_SIDE);
         let mut done = 0;
         while let Some(chunk) = letters.next().await {
             let chunk = chunk.into_iter().map(|letter| async { act(letter?).await });
@@ -355,11 +356,27 @@ impl fmt::Debug for DeadLetterStream {
     }
 }
 
+/// Shows each event's letter once: what was replayed and has died again since the scan began is left
+/// where it is, or a handler that gives up at once would keep a replay going for ever.
+struct Once {
+    begun: SystemTime,
+    /// Hashes of what was shown, by event and handler.
+    seen: HashSet<u64>,
+}
+
+impl Once {
+    fn takes(&mut self, letter: &DeadLetter) -> bool {
+        let mut hasher = DefaultHasher::new();
+        (letter.id, &letter.handler).hash(&mut hasher);
+        self.seen.insert(hasher.finish()) || letter.died_at < self.begun
+    }
+}
+
 /// A scan under way.
 struct Scan {
     dawdle: Dawdle,
     filter: Filter,
-    until: Option<SystemTime>,
+    once: Option<Once>,
     /// Its number, once it has begun.
     number: Option<u64>,
     found: VecDeque<Delivery>,
@@ -386,7 +403,7 @@ impl Scan {
             }
             if let Some(delivery) = self.found.pop_front() {
                 let letter = letter(delivery);
-                if self.filter.takes(&letter) && self.until.is_none_or(|until| letter.died_at < until) {
+                if self.filter.takes(&letter) && self.once.as_mut().is_none_or(|once| once.takes(&letter)) {
                     self.shown += 1;
                     return Some(Ok(letter));
                 }

@@ -105,9 +105,11 @@ impl Registry {
         }
         registrations.extend(given);
         for name in selection.only.iter().flatten().chain(&selection.expected) {
-            if !registrations.iter().any(|registration| registration.name == name) {
+            let named: Vec<_> = registrations.iter().filter(|it| it.name == name).cloned().collect();
+            if named.is_empty() {
                 return Err(not_linked_in(name, &registrations));
             }
+            refuse_unmade(&named)?;
         }
         let mut registry = Registry::default();
         for registration in registrations {
@@ -319,7 +321,7 @@ fn refuse_unmade(given: &[Registration]) -> Result<()> {
     Err(Error::new(
         ErrorKind::Registration,
         format!(
-            "handler `{name}` ({place}) is listed, but has no `Default` to make it of; give the value to the builder: \
+            "handler `{name}` ({place}) is asked for, but has no `Default` to make it of; give the value to the builder: \
              `.handler({name} {{ .. }})`"
         ),
     ))

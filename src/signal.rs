@@ -5,7 +5,7 @@ use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
-use crate::clock::later;
+use crate::clock::last_instant;
 use crate::dawdle::Dawdle;
 use crate::envelope::{Envelope, whole_milliseconds};
 use crate::error::{Error, ErrorKind, Result};
@@ -154,16 +154,20 @@ impl Signal {
     /// The envelope, to be kept elsewhere and sent later by [`Dawdle::send`].
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`], [`ErrorKind::Codec`], [`ErrorKind::NotInstalled`].
+    /// [`ErrorKind::Invalid`], [`ErrorKind::Codec`], [`ErrorKind::NotInstalled`], and
+    /// [`ErrorKind::TooLarge`] for one that could never be sent.
     pub fn into_envelope(self) -> Result<Envelope> {
-        self.prepared.map(|prepared| prepared.finish().1)
+        let (dawdle, envelope) = self.prepared?.finish()?;
+        let sender = &dawdle.engine().sender;
+        sender.check_size(&sender.parcel(&envelope, envelope.due)?)?;
+        Ok(envelope)
     }
 
     async fn send(self) -> Result<EventId> {
         let prepared = self.prepared?;
         let direct = prepared.direct;
         let delayed = !matches!(prepared.due, Due::Now);
-        let (dawdle, envelope) = prepared.finish();
+        let (dawdle, envelope) = prepared.finish()?;
         match (direct, delayed) {
             (true, true) => Err(Error::new(
                 ErrorKind::Invalid,
@@ -177,16 +181,31 @@ impl Signal {
 
 impl Prepared {
     /// Works the times out, from now.
-    fn finish(self) -> (Dawdle, Envelope) {
+    fn finish(self) -> Result<(Dawdle, Envelope)> {
         let now = self.dawdle.clock().now();
         let mut envelope = self.envelope;
         envelope.due = match self.due {
             Due::Now => None,
-            Due::After(delay) => Some(whole_milliseconds(later(now, delay))),
-            Due::At(time) => Some(whole_milliseconds(time)),
+            Due::After(delay) => Some(within_time("due", now.checked_add(delay))?),
+            Due::At(time) => Some(within_time("due", Some(time))?),
         };
-        envelope.expires = self.expires_in.map(|span| whole_milliseconds(later(envelope.due_at(), span)));
-        (self.dawdle, envelope)
+        envelope.expires = match self.expires_in {
+            Some(span) => Some(within_time("expiry", envelope.due_at().checked_add(span))?),
+            None => None,
+        };
+        Ok((self.dawdle, envelope))
+    }
+}
+
+/// Refuses a time that is no date; rounds it as the wire does.
+fn within_time(what: &str, time: Option<SystemTime>) -> Result<SystemTime> {
+    let last = last_instant();
+    match time.filter(|time| *time <= last) {
+        Some(time) => Ok(whole_milliseconds(time)),
+        None => Err(Error::new(
+            ErrorKind::Invalid,
+            format!("the {what} time is past the year 9999, the last that can be written; is its unit right?"),
+        )),
     }
 }
 

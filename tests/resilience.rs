@@ -40,6 +40,43 @@ async fn a_replay_of_many_ends_although_they_die_again_at_once() {
     assert_eq!((test.runs("give_up"), test.dead_letters().await.len()), (100, 50));
 }
 
+#[tokio::test]
+async fn a_replay_takes_what_died_at_this_very_instant() {
+    let test = Harness::start().await.unwrap();
+    test.signal(Doomed).await.unwrap();
+    test.drain().await;
+    assert_eq!(test.dawdle().dead_letters().replay_where(Filter::default()).await.unwrap(), 1);
+    test.drain().await;
+    assert_eq!((test.runs("give_up"), test.dead_letters().await.len()), (2, 1));
+}
+
+#[tokio::test]
+async fn times_that_are_no_date_are_refused() {
+    let test = Harness::start().await.unwrap();
+    let year_10000 = std::time::UNIX_EPOCH + Duration::from_secs(253_402_300_800);
+    for signal in [
+        test.signal(Doomed).delay(Duration::MAX),
+        test.signal(Doomed).at(year_10000),
+        test.signal(Doomed).expires_in(Duration::from_secs(u64::MAX)),
+    ] {
+        let error = signal.await.unwrap_err();
+        assert!(error.kind() == dawdle::ErrorKind::Invalid && error.to_string().contains("9999"), "{error}");
+    }
+}
+
+#[test]
+fn outside_of_a_runtime_there_is_an_error_and_no_panic() {
+    use futures_util::FutureExt;
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let backend = dawdle::backend::memory::MemoryBackend::new(Default::default());
+    let starts = dawdle::Dawdle::builder().backend(backend).listener(false).start();
+    let dawdle = runtime.block_on(starts).unwrap();
+    let error = dawdle.signal(Doomed).into_future().now_or_never().unwrap().unwrap_err();
+    assert!(error.to_string().contains("tokio runtime"), "{error}");
+    let error = dawdle::Dawdle::start().now_or_never().unwrap().unwrap_err();
+    assert!(error.to_string().contains("tokio runtime"), "{error}");
+}
+
 #[derive(Serialize, Deserialize, Event)]
 #[event(kind = "large")]
 struct Large {

@@ -89,7 +89,8 @@ pub fn derive_event(input: TokenStream) -> TokenStream {
 ///
 /// It stays a function, which tests and other functions may call.
 ///
-/// A handler of `&dyn Event` handles every event, whatever its type:
+/// A handler of `&dyn Event` runs beside the handlers of every event, whatever its type. An event that
+/// has no handler of its own is left to other nodes (a newer build may have one), not to it:
 ///
 /// ```
 /// use dawdle::{Event, Outcome};
@@ -179,7 +180,7 @@ pub fn handler(args: TokenStream, item: TokenStream) -> TokenStream {
 /// A type with a `Default` registers itself. One that must be constructed is given to the builder,
 /// `.handler(Remind { .. })`.
 ///
-/// With `event = dyn Event` it handles every event, and is a `Handler<dyn Event>`:
+/// With `event = dyn Event` it runs beside the handlers of every event, and is a `Handler<dyn Event>`:
 ///
 /// ```
 /// use dawdle::{Context, Event, EventHandler, Handler, Outcome};
