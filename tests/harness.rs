@@ -412,3 +412,56 @@ mod messages_of_other_programs {
         assert!(test.dead_letters().await.is_empty());
     }
 }
+
+mod runtimes {
+    use super::*;
+
+    #[derive(Serialize, Deserialize, Event)]
+    #[event(kind = "errand")]
+    struct Errand {
+        number: u32,
+    }
+
+    /// Waits for things that the harness's clock knows nothing of, and succeeds the third time.
+    #[dawdle::handler(attempts = 5, backoff = "10s")]
+    async fn run_errand(event: &Errand, cx: &Context) -> Outcome {
+        match event.number % 3 {
+            0 => tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(3))).await?,
+            1 => tokio::time::sleep(Duration::from_millis(2)).await,
+            _ => {
+                for _ in 0..300 {
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+        if cx.attempt() < 3 { Err("again")? } else { Ok(()) }
+    }
+
+    async fn twenty_errands_an_hour_later() {
+        let test = harness().await;
+        for number in 0..20 {
+            test.signal(Errand { number }).delay(seconds(3_600)).await.unwrap();
+        }
+        test.advance(seconds(3_599)).await;
+        assert_eq!(test.runs("run_errand"), 0);
+        test.advance(seconds(1)).await;
+        assert_eq!(test.runs("run_errand"), 20);
+        test.advance(seconds(30)).await;
+        assert_eq!((test.runs("run_errand"), test.dead_letters().await.len()), (60, 0));
+    }
+
+    #[tokio::test]
+    async fn handlers_that_wait_for_something_else_are_waited_for() {
+        twenty_errands_an_hour_later().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn also_when_tokios_time_is_paused() {
+        twenty_errands_an_hour_later().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn also_on_several_threads() {
+        tokio::spawn(twenty_errands_an_hour_later()).await.unwrap();
+    }
+}
