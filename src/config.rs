@@ -78,29 +78,24 @@ impl Setting for bool {
     }
 }
 
-impl Setting for usize {
-    const ALLOWED: &'static str = "a whole number of at least 1";
+/// Whole numbers, of whatever type.
+macro_rules! count {
+    ($($type:ty),*) => {$(
+        impl Setting for $type {
+            const ALLOWED: &'static str = "a whole number of at least 1";
 
-    fn parse(text: &str) -> Option<Self> {
-        text.parse().ok().filter(|number| *number >= 1)
-    }
+            fn parse(text: &str) -> Option<Self> {
+                text.parse().ok().filter(|number| *number >= 1)
+            }
 
-    fn text(&self) -> String {
-        self.to_string()
-    }
+            fn text(&self) -> String {
+                self.to_string()
+            }
+        }
+    )*};
 }
 
-impl Setting for u32 {
-    const ALLOWED: &'static str = "a whole number of at least 1";
-
-    fn parse(text: &str) -> Option<Self> {
-        text.parse().ok().filter(|number| *number >= 1)
-    }
-
-    fn text(&self) -> String {
-        self.to_string()
-    }
-}
+count!(usize, u32);
 
 impl Setting for Duration {
     const ALLOWED: &'static str = "a time span with its unit, such as `25s`, `500ms` or `1h 30m`";
