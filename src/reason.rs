@@ -13,7 +13,7 @@ pub const UNHANDLED: &str = "unhandled";
 pub const UNDECODABLE: &str = "undecodable";
 /// It was received time and again without being settled.
 pub const POISON: &str = "poison";
-/// The queue itself moved it, by a redrive policy.
+/// It says nothing of why: the queue itself moved it, by a redrive policy, or it had no room for a reason.
 pub const REDRIVEN: &str = "redriven";
 /// What was left of it could not be put on a queue, and never could be.
 pub const UNSENDABLE: &str = "unsendable";
