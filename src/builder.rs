@@ -259,7 +259,7 @@ impl Builder {
             &engine.settings,
             engine.backend.limits().max_lease,
         );
-        let registered = registry.and_then(|registry| engine.dispatcher.change_registry(|_| Ok((registry, ()))));
+        let registered = registry.and_then(|registry| engine.dispatcher.change_registry(|_| Ok(registry)));
         if let Err(error) = registered {
             dawdle.let_go();
             return Err(error);

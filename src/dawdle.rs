@@ -252,15 +252,11 @@ impl Dawdle {
     /// Puts what is left of a direct event on a queue: tried for as long as this instance lives.
     async fn write_direct(&self, write: &Write) {
         let engine = &self.0.engine;
+        let (Write::Again(envelope, _) | Write::Dead(envelope, _)) = write;
+        let id = envelope.id;
         let mut tries = 0;
         loop {
-            let (id, parcel) = match write {
-                Write::Again(envelope, not_before) => (envelope.id, engine.sender.rest_parcel(envelope, *not_before)),
-                Write::Dead(envelope, attributes) => {
-                    (envelope.id, engine.sender.dead_parcel(envelope, attributes.clone()))
-                }
-            };
-            let sent = match parcel {
+            let sent = match engine.parcel(write) {
                 Ok(parcel) => engine.sender.send(parcel).await,
                 Err(error) => Err(error),
             };
@@ -446,7 +442,7 @@ impl Dawdle {
             if self.0.wants_listener.load(Ordering::Acquire) {
                 self.check_states(&registry)?;
             }
-            Ok((registry, ()))
+            Ok(registry)
         })?;
         if self.0.wants_listener.load(Ordering::Acquire) && !self.listener_running() {
             Dawdle::ensure_runtime()?;
@@ -467,7 +463,7 @@ impl Dawdle {
     /// [`ErrorKind::Registration`] when no handler is called that.
     pub fn unregister(&self, name: &str) -> Result<()> {
         self.ensure_open()?;
-        self.0.engine.dispatcher.change_registry(|registry| Ok((registry.without(name)?, ())))
+        self.0.engine.dispatcher.change_registry(|registry| registry.without(name))
     }
 
     /// The handlers that this node runs.

@@ -159,14 +159,13 @@ impl Dispatcher {
     }
 
     /// Puts another registry in place; what runs goes on as it was.
-    pub(crate) fn change_registry<T>(
+    pub(crate) fn change_registry(
         &self,
-        change: impl FnOnce(&Registry) -> crate::Result<(Registry, T)>,
-    ) -> crate::Result<T> {
+        change: impl FnOnce(&Registry) -> crate::Result<Registry>,
+    ) -> crate::Result<()> {
         let mut registry = self.0.registry.write().unwrap_or_else(PoisonError::into_inner);
-        let (changed, answer) = change(&registry)?;
-        *registry = Arc::new(changed);
-        Ok(answer)
+        *registry = Arc::new(change(&registry)?);
+        Ok(())
     }
 
     pub(crate) fn states(&self) -> &States {

@@ -257,21 +257,15 @@ impl Listener {
     async fn give_back(&self, delivery: &Delivery) {
         let (engine, id) = (&self.engine, delivery.message_id.as_str());
         let held = engine.leases.is_held(id);
-        let fresh = held && delivery.receive_count >= FRESH_FROM && self.send_afresh(delivery).await;
+        // A copy, whose receives are counted afresh.
+        let copy = || copied_to(Lane::Message, delivery, due_and_group(delivery));
+        let fresh = held && delivery.receive_count >= FRESH_FROM && engine.sender.send(copy()).await.is_ok();
         let Some(receipt) = engine.leases.remove(id).await else { return };
         if fresh {
             engine.settler.ack(Lane::Message, id, receipt).await;
         } else if held {
             engine.settler.release(Lane::Message, id, receipt, Duration::ZERO).await;
         }
-    }
-
-    /// Puts a copy of a message on the queue, whose receives are counted afresh.
-    async fn send_afresh(&self, delivery: &Delivery) -> bool {
-        let (due, group) = due_and_group(delivery);
-        let outgoing = Outgoing { group, ..as_it_came(delivery) };
-        let parcel = Parcel { lane: Lane::Message, outgoing, not_before: due, _buffered: None };
-        self.engine.sender.send(parcel).await.is_ok()
     }
 
     /// Writes everything that must be safe before the delivery is acked. `false` when that was
@@ -286,7 +280,7 @@ impl Listener {
         let mut parcel = None;
         let mut tries = 0;
         loop {
-            let sent = match parcel.take().map_or_else(|| self.engine.parcel(write.as_ref(), delivery), Ok) {
+            let sent = match parcel.take().map_or_else(|| self.engine.parcel_about(write.as_ref(), delivery), Ok) {
                 Ok(next) => {
                     parcel = Some(Parcel::clone(&next));
                     self.engine.sender.send(next).await
@@ -405,9 +399,7 @@ impl Listener {
             Hop::Forward => Lane::Message,
             Hop::Renew => Lane::Delay,
         };
-        let outgoing = Outgoing { group, ..as_it_came(&delivery) };
-        let parcel = Parcel { lane, outgoing, not_before: due, _buffered: None };
-        match engine.sender.send(parcel).await {
+        match engine.sender.send(copied_to(lane, &delivery, (due, group))).await {
             Ok(()) => engine.settler.ack(Lane::Delay, &delivery.message_id, delivery.receipt).await,
             Err(error) => {
                 tracing::warn!("message {} stays on the delay queue, to be seen again: {error}", delivery.message_id);
@@ -425,20 +417,24 @@ struct Crowd {
 }
 
 impl Engine {
-    /// The message that a write stands for; without one, the delivery as it came, for the dead
-    /// letters.
-    fn parcel(&self, write: Option<&Write>, delivery: &Delivery) -> Result<Parcel> {
-        let moved = || Parcel { lane: Lane::Dead, outgoing: as_it_came(delivery), not_before: None, _buffered: None };
+    /// The message that a write stands for.
+    pub(crate) fn parcel(&self, write: &Write) -> Result<Parcel> {
         match write {
-            Some(Write::Again(envelope, not_before)) => self.sender.rest_parcel(envelope, *not_before),
-            Some(Write::Dead(envelope, attributes)) => {
-                let parcel = self.sender.dead_parcel(envelope, attributes.clone())?;
-                let too_large = parcel.outgoing.bytes() > self.backend.limits().max_message_bytes;
-                let wraps_it = wire::unwrap_undecodable(envelope).as_deref() == Some(delivery.body.as_str());
-                Ok(if too_large && wraps_it { moved() } else { parcel })
-            }
-            None => Ok(moved()),
+            Write::Again(envelope, not_before) => self.sender.rest_parcel(envelope, *not_before),
+            Write::Dead(envelope, attributes) => self.sender.dead_parcel(envelope, attributes.clone()),
         }
+    }
+
+    /// The message that a write about a delivery stands for; without one, the delivery as it came,
+    /// for the dead letters.
+    fn parcel_about(&self, write: Option<&Write>, delivery: &Delivery) -> Result<Parcel> {
+        let moved = || Parcel { lane: Lane::Dead, outgoing: as_it_came(delivery), not_before: None, _buffered: None };
+        let Some(write) = write else { return Ok(moved()) };
+        let parcel = self.parcel(write)?;
+        let Write::Dead(envelope, _) = write else { return Ok(parcel) };
+        let too_large = parcel.outgoing.bytes() > self.backend.limits().max_message_bytes;
+        let wraps_it = wire::unwrap_undecodable(envelope).as_deref() == Some(delivery.body.as_str());
+        Ok(if too_large && wraps_it { moved() } else { parcel })
     }
 }
 
@@ -457,6 +453,11 @@ fn due_and_group(delivery: &Delivery) -> (Option<SystemTime>, Option<String>) {
         Body::Unreadable(_) => (None, None),
     };
     (due, group.filter(|group| is_group(group)))
+}
+
+/// The same message on a lane, for when it is due.
+fn copied_to(lane: Lane, delivery: &Delivery, (due, group): (Option<SystemTime>, Option<String>)) -> Parcel {
+    Parcel { lane, outgoing: Outgoing { group, ..as_it_came(delivery) }, not_before: due, _buffered: None }
 }
 
 /// A message with the body and attributes of a delivery, to take its place.

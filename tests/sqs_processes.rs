@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use anyhow::Result;
 use dawdle::backend::sqs::{SqsBackend, create_queues};
-use dawdle::{BackendKind, Config};
 
 #[allow(dead_code, unreachable_pub, reason = "each test target uses its own part")]
 mod common;
@@ -15,7 +14,7 @@ mod engine;
 #[path = "common/fleet.rs"]
 mod fleet;
 
-use engine::{Queues, endpoint};
+use engine::Queues;
 
 /// Not a test: what the other processes run.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -30,15 +29,8 @@ async fn of_10_000_events_none_is_lost_when_one_listener_is_killed_and_one_stopp
     // What the killed listener had in hand comes back after this: the least, in whole ten
     // seconds, that a receive's 25 allow.
     queues.set("", "VisibilityTimeout", "30").await;
-    let config = Config {
-        backend: Some(BackendKind::Sqs),
-        sqs_queue: Some(queues.name.clone()),
-        sqs_endpoint_url: Some(endpoint()),
-        sqs_region: Some("us-east-1".to_owned()),
-        ..Config::default()
-    };
     let backend = Arc::new(SqsBackend::connect(queues.options()).await?);
-    let proof = fleet::loses_nothing(&config, backend, Duration::from_secs(240)).await;
+    let proof = fleet::loses_nothing(&queues.config(), backend, Duration::from_secs(240)).await;
     queues.delete().await;
     proof
 }

@@ -2,8 +2,8 @@
 //! on SQS.
 
 use anyhow::Result;
+use dawdle::Config;
 use dawdle::backend::sqs::{SqsBackend, create_queues};
-use dawdle::{BackendKind, Config};
 
 #[allow(dead_code, unreachable_pub, reason = "each test target uses its own part")]
 mod common;
@@ -16,19 +16,13 @@ mod replay;
 #[path = "common/three_handlers.rs"]
 mod three;
 
-use engine::{Queues, endpoint};
+use engine::Queues;
 
 async fn fresh() -> Result<(Queues, SqsBackend, Config)> {
     let queues = Queues::new();
     create_queues(queues.options()).await?;
     let backend = SqsBackend::connect(queues.options()).await?;
-    let config = Config {
-        backend: Some(BackendKind::Sqs),
-        sqs_queue: Some(queues.name.clone()),
-        sqs_endpoint_url: Some(endpoint()),
-        sqs_region: Some("us-east-1".to_owned()),
-        ..Config::default()
-    };
+    let config = queues.config();
     Ok((queues, backend, config))
 }
 

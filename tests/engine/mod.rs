@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use aws_sdk_sqs::Client;
 use dawdle::backend::sqs::SqsOptions;
+use dawdle::{BackendKind, Config};
 
 /// Where the engine is.
 pub fn endpoint() -> String {
@@ -41,6 +42,17 @@ impl Queues {
             .endpoint_url(endpoint)
             .build();
         Queues { name, client: Client::from_conf(config) }
+    }
+
+    /// The configuration of a node on them.
+    pub fn config(&self) -> Config {
+        Config {
+            backend: Some(BackendKind::Sqs),
+            sqs_queue: Some(self.name.clone()),
+            sqs_endpoint_url: Some(endpoint()),
+            sqs_region: Some("us-east-1".to_owned()),
+            ..Config::default()
+        }
     }
 
     /// Options by name, with receives that wait only a second.
