@@ -15,6 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
+use tokio::runtime::Handle;
+
 use crate::backend::{Backend, Delivery, Lane, Outgoing};
 use crate::clock::{Clock, Latch, guarded, jittered};
 use crate::delay::{self, Hop, Parked};
@@ -71,10 +73,11 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    /// Starts receiving. Must be called within a tokio runtime.
-    pub(crate) fn start(engine: Engine, instance: Arc<dyn Any + Send + Sync>) -> Arc<Self> {
+    /// Starts receiving. `runtime` is what handlers run on; when it ends, so does the listener.
+    pub(crate) fn start(engine: Engine, instance: Arc<dyn Any + Send + Sync>, runtime: &Handle) -> Arc<Self> {
         let settings = &engine.settings;
         let unleased = Latch::default();
+        engine.dispatcher.set_runtime(runtime.clone());
         lease::start_keeper(&engine.leases, &unleased);
         let listener = Arc::new(Listener {
             work: Work::default(),
@@ -85,6 +88,9 @@ impl Listener {
             engine,
             _instance: instance,
         });
+        if !listener.engine.clock.is_virtual() {
+            runtime.spawn(Listener::end_with_runtime(Arc::clone(&listener)));
+        }
         listener.add_receiver();
         let limits = listener.engine.backend.limits();
         if limits.delay_lane && limits.max_delay.is_some() {
@@ -107,6 +113,25 @@ impl Listener {
         let left = timeout.saturating_sub(clock.instant().saturating_duration_since(start));
         clock.timeout(left, self.work.busy.none()).await;
         self.unleased.raise();
+    }
+
+    /// Lives on the runtime of the handlers. When that ends without a shutdown, what this node has
+    /// in hand is given back: no handler can run any more.
+    async fn end_with_runtime(listener: Arc<Self>) {
+        struct Ending(Option<Arc<Listener>>);
+        impl Drop for Ending {
+            fn drop(&mut self) {
+                if let Some(listener) = self.0.take() {
+                    let timeout = listener.engine.settings.shutdown_timeout;
+                    let clock = listener.engine.clock.clone();
+                    clock.spawn(async move { listener.drain(timeout).await });
+                }
+            }
+        }
+        let unleased = listener.unleased.clone();
+        let mut ending = Ending(Some(listener));
+        unleased.raised().await;
+        ending.0 = None;
     }
 
     /// Tells everything to stop, and waits for nothing.
@@ -417,6 +442,19 @@ struct Crowd {
 }
 
 impl Engine {
+    /// Asks the backend on Dawdle's own threads: a connection is driven by the runtime that it was
+    /// opened on, and a caller's may come to be blocked.
+    pub(crate) async fn ask<T, F>(&self, call: impl FnOnce(Arc<dyn Backend>) -> F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let answer = self.clock.spawn(call(Arc::clone(&self.backend))).await;
+        answer.unwrap_or_else(|error| {
+            Err(Error::new(ErrorKind::Unavailable, format!("the backend's answer did not come: {error:?}")))
+        })
+    }
+
     /// The message that a write stands for.
     pub(crate) fn parcel(&self, write: &Write) -> Result<Parcel> {
         match write {
