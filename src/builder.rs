@@ -237,6 +237,7 @@ impl Builder {
             sender: Sender::new(Arc::clone(&backend), clock.clone(), &settings),
             settler: Settler::new(Arc::clone(&backend), clock.clone(), &settings),
             leases: Leases::new(Arc::clone(&backend), clock.clone()),
+            monitor: Arc::default(),
             backend,
             clock,
             settings: Arc::new(settings),

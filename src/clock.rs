@@ -159,9 +159,7 @@ impl Clock {
 
 /// Work that sends its result through a channel of ours, while it still counts as awake: tokio
 /// wakes a join handle only after that, when a virtual clock may have moved on.
-fn answering<F>(
-    future: F,
-) -> (impl Future<Output = ()> + Send + 'static, oneshot::Receiver<Result<F::Output, String>>)
+fn answering<F>(future: F) -> (impl Future<Output = ()> + Send + 'static, oneshot::Receiver<Result<F::Output, String>>)
 where
     F: Future<Output: Send> + Send + 'static,
 {

@@ -19,6 +19,7 @@ use crate::envelope::Envelope;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EventId, TypedEvent};
 use crate::handler::{Context, INSTANCE, Registration};
+use crate::health::Health;
 use crate::listener::{Engine, Listener};
 use crate::middleware::ErasedMiddleware;
 use crate::registry::{HandlerInfo, Registry};
@@ -381,6 +382,13 @@ impl Dawdle {
 
     fn listener(&self) -> std::sync::MutexGuard<'_, Option<Arc<Listener>>> {
         self.0.listener.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How the queues are that this node listens to: received from, or failing since when and why,
+    /// and when a receive last succeeded. Asks nothing of the backend.
+    pub fn health(&self) -> Health {
+        let engine = &self.0.engine;
+        engine.monitor.health(engine.lanes())
     }
 
     /// Drains and comes to an end, within `shutdown_timeout`: stops receiving, waits for handlers,
