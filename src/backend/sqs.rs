@@ -47,7 +47,7 @@ use base64::Engine;
 use tokio::sync::OnceCell;
 
 use self::check::Queue;
-use self::connect::Clients;
+use self::connect::{Clients, Connection, Loader};
 use self::fault::At;
 use self::options::{Given, without_userinfo};
 use self::requests::{Action, Ledger, Watch};
@@ -76,7 +76,7 @@ pub struct SqsBackend(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     options: SqsOptions,
-    clients: Clients,
+    connection: Connection,
     ledger: Arc<Ledger>,
     /// Where SQS is, for the start line.
     place: String,
@@ -103,20 +103,29 @@ impl SqsBackend {
     /// Dropping the future leaves nothing behind.
     pub async fn connect(options: SqsOptions) -> Result<SqsBackend> {
         options.validate()?;
-        let (calls, leases) = connect::load(&options).await;
-        SqsBackend::from_configs(options, &calls, &leases)
+        let chain = options.clone();
+        SqsBackend::load(
+            options,
+            Box::new(move || {
+                let options = chain.clone();
+                Box::pin(async move { connect::load(&options).await })
+            }),
+        )
+        .await
     }
 
-    pub(crate) fn from_configs(options: SqsOptions, calls: &SdkConfig, leases: &SdkConfig) -> Result<SqsBackend> {
+    /// Made of what `load` loads, which is asked again when SQS refuses the credentials.
+    pub(crate) async fn load(options: SqsOptions, load: Loader) -> Result<SqsBackend> {
         options.validate()?;
-        let clients = Clients::new(calls, leases, &options)?;
+        let (calls, leases) = load().await;
+        let clients = Clients::new(&calls, &leases, &options)?;
         let place = match (options.endpoint_url.as_deref(), calls.endpoint_url(), calls.region()) {
             (Some(url), ..) | (None, Some(url), _) => without_userinfo(url),
             (None, None, Some(region)) => region.to_string(),
             (None, None, None) => String::new(),
         };
-        let lanes = Default::default();
-        Ok(SqsBackend(Arc::new(Inner { options, clients, ledger: Arc::default(), place, lanes })))
+        let (lanes, connection) = (Default::default(), Connection::new(clients, load));
+        Ok(SqsBackend(Arc::new(Inner { options, connection, ledger: Arc::default(), place, lanes })))
     }
 
     /// How many requests this backend and its clones have made so far.
@@ -154,20 +163,37 @@ impl SqsBackend {
     where
         E: ProvideErrorMetadata + StdError + 'static,
     {
-        answer.map_err(|error| fault::of_call(At { action, queue }, &error, watch.transmitted()))
+        answer.map_err(|error| self.fault(At { action, queue }, &error, watch))
+    }
+
+    /// The error of a call, which may be news of the credentials.
+    fn fault<E>(&self, at: At<'_>, error: &SdkError<E, HttpResponse>, watch: &Watch) -> Error
+    where
+        E: ProvideErrorMetadata + StdError + 'static,
+    {
+        let error = fault::of_call(at, error, watch.transmitted());
+        if error.kind() == ErrorKind::Credentials {
+            self.0.connection.refused();
+        }
+        error
+    }
+
+    async fn clients(&self) -> Arc<Clients> {
+        self.0.connection.clients(&self.0.options).await
     }
 
     /// The URL of a queue of this name, if there is one.
     async fn find(&self, lane: Lane, name: &str) -> Result<Option<String>> {
         let watch = self.watch(Action::GetUrl);
-        let request = self.0.clients.calls.get_queue_url().queue_name(name);
+        let clients = self.clients().await;
+        let request = clients.calls.get_queue_url().queue_name(name);
         match request.customize().interceptor(watch.clone()).send().await {
             Ok(found) => Ok(found.queue_url),
             Err(error) => {
                 let at = At { action: Action::GetUrl, queue: &format!("{lane} {name}") };
                 match error.code().map(fault::bare) {
                     Some("QueueDoesNotExist" | "NonExistentQueue") => Ok(None),
-                    _ => Err(fault::of_call(at, &error, watch.transmitted())),
+                    _ => Err(self.fault(at, &error, &watch)),
                 }
             }
         }
@@ -210,7 +236,8 @@ impl SqsBackend {
         names: Vec<QueueAttributeName>,
     ) -> Result<HashMap<QueueAttributeName, String>> {
         let watch = self.watch(Action::GetAttributes);
-        let request = self.0.clients.calls.get_queue_attributes().queue_url(url).set_attribute_names(Some(names));
+        let clients = self.clients().await;
+        let request = clients.calls.get_queue_attributes().queue_url(url).set_attribute_names(Some(names));
         let answer = request.customize().interceptor(watch.clone()).send().await;
         if let Err(error) = &answer
             && matches!(error.code().map(fault::bare), Some("QueueDoesNotExist" | "NonExistentQueue"))
@@ -311,8 +338,9 @@ impl SqsBackend {
             _ => SHORT_WAIT_SECS,
         };
         let watch = self.watch(Action::Receive);
-        let client = &self.0.clients.polls;
-        let request = client
+        let clients = self.clients().await;
+        let request = clients
+            .polls
             .receive_message()
             .queue_url(url)
             .max_number_of_messages(i32::try_from(max.clamp(1, BATCH)).unwrap_or(1))
@@ -337,8 +365,9 @@ impl SqsBackend {
                 Settlement::ReleaseAfter(after) => releases.push((index, &entry.receipt, after)),
             }
         }
+        let clients = self.clients().await;
         let (acked, released) =
-            tokio::join!(self.delete(lane, &acks), self.change_visibility(&self.0.clients.calls, lane, &releases));
+            tokio::join!(self.delete(lane, &acks), self.change_visibility(&clients.calls, lane, &releases));
         let mut answers = Answers::new(entries.len());
         let acks = acks.iter().map(|(index, _)| *index).zip(acked);
         let releases = releases.iter().map(|(index, ..)| *index).zip(released);
@@ -426,7 +455,8 @@ impl SqsBackend {
 
     /// One call, for the entries of these indices; an entry's id is its index.
     async fn call(&self, url: &str, at: At<'_>, work: &Work<'_>, indices: &[usize]) -> Result<Answered> {
-        let calls = &self.0.clients.calls;
+        let clients = self.clients().await;
+        let calls = &clients.calls;
         match work {
             Work::Send(lane, messages) => {
                 let entries = indices.iter().filter_map(|index| Some((*index, messages.get(*index)?)));
@@ -561,7 +591,8 @@ impl Backend for SqsBackend {
     fn extend<'a>(&'a self, lane: Lane, receipts: &'a [Receipt], lease: Duration) -> BoxFuture<'a, Vec<Result<()>>> {
         Box::pin(async move {
             let entries: Vec<_> = receipts.iter().enumerate().map(|(index, receipt)| (index, receipt, lease)).collect();
-            self.change_visibility(&self.0.clients.leases, lane, &entries).await
+            let clients = self.clients().await;
+            self.change_visibility(&clients.leases, lane, &entries).await
         })
     }
 

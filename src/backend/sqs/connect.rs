@@ -1,6 +1,10 @@
-//! The clients: one to call, one to poll, one to extend leases.
+//! The clients: one to call, one to poll, one to extend leases; made anew when their credentials
+//! are refused.
 
-use std::time::Duration;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use aws_config::retry::RetryConfig;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
@@ -10,12 +14,78 @@ use aws_sdk_sqs::Client;
 use aws_sdk_sqs::config::SharedHttpClient;
 use aws_smithy_http_client::tls;
 
+use tokio::sync::Mutex;
+
 use super::options::SqsOptions;
+use crate::backend::BoxFuture;
 use crate::error::{Error, ErrorKind, Result};
 
 /// For how long an idle connection is kept: less than what firewalls and load balancers take to
 /// forget one without a word.
 const KEEP_IDLE: Duration = Duration::from_secs(50);
+
+/// How often credentials that are refused are loaded anew, at most.
+const RENEW_AFTER: Duration = Duration::from_secs(2);
+
+/// Loads what the clients are made of: credentials, region, endpoint; for calls and for leases.
+pub(super) type Loader = Box<dyn Fn() -> BoxFuture<'static, (SdkConfig, SdkConfig)> + Send + Sync>;
+
+/// The clients in use.
+///
+/// The SDK keeps credentials until the time at which they say they expire, and reads some sources
+/// (a profile's keys) only once; where SQS refuses them earlier, only a new load can mend that
+/// without a restart.
+pub(super) struct Connection {
+    clients: RwLock<Arc<Clients>>,
+    load: Loader,
+    /// SQS has refused the credentials.
+    refused: AtomicBool,
+    /// When they were last loaded.
+    loaded: Mutex<Instant>,
+}
+
+impl Connection {
+    pub(super) fn new(clients: Clients, load: Loader) -> Self {
+        Connection {
+            clients: RwLock::new(Arc::new(clients)),
+            load,
+            refused: AtomicBool::new(false),
+            loaded: Mutex::new(Instant::now()),
+        }
+    }
+
+    /// Takes note that SQS refuses the credentials.
+    pub(super) fn refused(&self) {
+        self.refused.store(true, Ordering::Relaxed);
+    }
+
+    /// The clients, with other credentials if theirs were refused.
+    pub(super) async fn clients(&self, options: &SqsOptions) -> Arc<Clients> {
+        if self.refused.load(Ordering::Relaxed)
+            // One caller loads; the others need not wait for it.
+            && let Ok(mut loaded) = self.loaded.try_lock()
+            && loaded.elapsed() >= RENEW_AFTER
+        {
+            *loaded = Instant::now();
+            let (calls, leases) = (self.load)().await;
+            match Clients::new(&calls, &leases, options) {
+                Ok(clients) => {
+                    *self.clients.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(clients);
+                    self.refused.store(false, Ordering::Relaxed);
+                    tracing::info!("SQS refused the credentials; they were loaded anew");
+                }
+                Err(error) => tracing::warn!("credentials could not be loaded anew: {error}"),
+            }
+        }
+        Arc::clone(&self.clients.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").finish_non_exhaustive()
+    }
+}
 
 /// The clients of a backend. They differ in how long a call may take and in what they share.
 #[derive(Clone, Debug)]

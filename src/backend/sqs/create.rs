@@ -59,7 +59,8 @@ impl SqsBackend {
         attributes: HashMap<QueueAttributeName, String>,
     ) -> Result<String> {
         let queue = format!("{lane} {name}");
-        let client = &self.0.clients.calls;
+        let clients = self.clients().await;
+        let client = &clients.calls;
         if let Some(url) = self.find(lane, name).await? {
             let request = client.set_queue_attributes().queue_url(&url).set_attributes(Some(attributes));
             let watch = self.watch(Action::SetAttributes);

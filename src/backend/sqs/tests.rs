@@ -89,18 +89,24 @@ impl Server {
     }
 }
 
+/// What clients are made of, with this access key.
+fn config(key: &str) -> SdkConfig {
+    SdkConfig::builder()
+        .behavior_version(BehaviorVersion::v2026_01_12())
+        .region(Region::new("eu-west-1"))
+        .http_client(connect::http_client())
+        .credentials_provider(SharedCredentialsProvider::new(Credentials::new(key, "SECRET", None, None, "test")))
+        .build()
+}
+
 fn backend(options: SqsOptions) -> SqsBackend {
-    let config = || {
-        SdkConfig::builder()
-            .behavior_version(BehaviorVersion::v2026_01_12())
-            .region(Region::new("eu-west-1"))
-            .http_client(connect::http_client())
-            .credentials_provider(SharedCredentialsProvider::new(Credentials::new(
-                "AKTEST", "SECRET", None, None, "test",
-            )))
-            .build()
-    };
-    SqsBackend::from_configs(options, &config(), &config()).expect("valid options")
+    loaded(options, Box::new(|| Box::pin(async { (config("AKTEST"), config("AKTEST")) })))
+}
+
+/// Loading waits for nothing here.
+fn loaded(options: SqsOptions, load: Loader) -> SqsBackend {
+    let loading = futures_util::FutureExt::now_or_never(SqsBackend::load(options, load));
+    loading.expect("nothing to wait for").expect("valid options")
 }
 
 async fn serve(mut stream: TcpStream, script: Script, log: Arc<Mutex<Vec<(String, Value)>>>) {
@@ -276,16 +282,40 @@ async fn credentials_are_named_by_what_to_do_about_them() {
 #[tokio::test]
 async fn no_credentials_at_all_are_said_so() {
     let server = Server::start(|_, body| all_entries(body)).await;
-    let config = SdkConfig::builder()
-        .behavior_version(BehaviorVersion::v2026_01_12())
-        .region(Region::new("eu-west-1"))
-        .http_client(connect::http_client())
-        .credentials_provider(SharedCredentialsProvider::new(NoCredentials))
-        .build();
-    let backend = SqsBackend::from_configs(server.options(), &config, &config).expect("valid options");
+    let none = || config("").into_builder().credentials_provider(SharedCredentialsProvider::new(NoCredentials)).build();
+    let backend = loaded(server.options(), Box::new(move || Box::pin(async move { (none(), none()) })));
     let error = backend.send(Lane::Message, &messages(1)).await.remove(0).expect_err("refused");
     assert_eq!((error.kind(), error.maybe_sent()), (ErrorKind::Credentials, false), "{error}");
     assert!(error.to_string().contains("AWS_PROFILE"), "{error}");
+}
+
+#[tokio::test]
+async fn credentials_that_sqs_refuses_are_loaded_anew_without_a_restart() {
+    let loads = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let load: Loader = {
+        let loads = Arc::clone(&loads);
+        Box::new(move || {
+            loads.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            Box::pin(async { (config("AKTEST"), config("AKTEST")) })
+        })
+    };
+    let renewed = Arc::clone(&loads);
+    let server = Server::start(move |_, body| match renewed.load(std::sync::atomic::Ordering::Relaxed) {
+        1 => Reply::Fault(403, "ExpiredToken", "The security token included in the request is expired"),
+        _ => all_entries(body),
+    })
+    .await;
+    let backend = loaded(server.options(), load);
+    let begun = Instant::now();
+    loop {
+        match backend.send(Lane::Message, &messages(1)).await.remove(0) {
+            Ok(()) => break,
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Credentials),
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "the credentials are never loaded anew");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(loads.load(std::sync::atomic::Ordering::Relaxed), 2, "not at every refusal");
 }
 
 #[derive(Debug)]
@@ -332,7 +362,9 @@ async fn what_is_too_large_or_too_late_is_refused_without_asking() {
 async fn a_batch_that_sums_up_to_too_much_goes_in_several_calls() {
     let server = Server::start(|_, body| all_entries(body)).await;
     let all: Vec<_> = (0..10).map(|_| Outgoing::new("x".repeat(300 * 1024))).collect();
-    let answers = server.backend().send(Lane::Message, &all).await;
+    // Three megabytes take their time on a busy machine.
+    let options = SqsOptions { request_timeout: Duration::from_secs(20), ..server.options() };
+    let answers = backend(options).send(Lane::Message, &all).await;
     assert!(answers.iter().all(Result::is_ok));
     let sizes: Vec<_> =
         server.bodies("SendMessageBatch").iter().map(|b| b["Entries"].as_array().map_or(0, Vec::len)).collect();
