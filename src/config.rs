@@ -9,6 +9,7 @@ use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::redact::without_userinfo;
 use crate::retry::Backoff;
 use crate::settings::Settings;
 
@@ -153,7 +154,7 @@ macro_rules! config {
         /// let config: Config = serde_json::from_str(r#"{ "concurrency": 4, "send_timeout": "5s" }"#).unwrap();
         /// assert_eq!(config.concurrency, Some(4));
         /// ```
-        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+        #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
         #[serde(deny_unknown_fields)]
         pub struct Config {
             $($(#[$doc])*
@@ -163,6 +164,16 @@ macro_rules! config {
             #[doc(hidden)]
             #[serde(skip, default = "Origin::file")]
             pub origin: Origin,
+        }
+
+        /// Without the passwords that URLs may hold.
+        impl fmt::Debug for Config {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct("Config")
+                    $(.field(stringify!($name), &self.$name.as_ref().map(|value| without_userinfo(&value.text()))))*
+                    .field("origin", &self.origin)
+                    .finish()
+            }
         }
 
         impl Config {

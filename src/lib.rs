@@ -72,6 +72,7 @@ mod error;
 mod event;
 mod outcome;
 pub mod reason;
+mod redact;
 mod retry;
 mod settings;
 mod wire;
