@@ -183,13 +183,18 @@ macro_rules! config {
             /// [`ErrorKind::Config`] for a value that is not allowed, and for a name that is no
             /// setting's, naming the nearest.
             pub fn from_env() -> Result<Self> {
-                Config::from_vars(std::env::vars_os().filter_map(|(name, value)| {
-                    let name = name.into_string().ok()?;
-                    name.starts_with(PREFIX).then(|| (name, value.to_string_lossy().into_owned()))
-                }))
+                let mut ours = Vec::new();
+                for (name, value) in std::env::vars_os() {
+                    let name = name.to_string_lossy().into_owned();
+                    if name.starts_with(PREFIX) {
+                        let value = value.into_string().map_err(|_| not_utf8(&name))?;
+                        ours.push((name, value));
+                    }
+                }
+                Config::from_vars(ours)
             }
 
-            fn from_vars(vars: impl IntoIterator<Item = (String, String)>) -> Result<Self> {
+            pub(crate) fn from_vars(vars: impl IntoIterator<Item = (String, String)>) -> Result<Self> {
                 let mut config = Config::default();
                 for (name, value) in vars {
                     let key = name.strip_prefix(PREFIX).unwrap_or_default().to_ascii_lowercase();
@@ -211,7 +216,7 @@ macro_rules! config {
         }
 
         /// Every setting's name.
-        const NAMES: &[&str] = &[$(stringify!($name)),*];
+        pub(crate) const NAMES: &[&str] = &[$(stringify!($name)),*];
     };
 }
 
@@ -477,6 +482,10 @@ fn node_name() -> String {
 fn parse_variable<T: Setting>(name: &str, value: &str) -> Result<T> {
     T::parse(value)
         .ok_or_else(|| Error::new(ErrorKind::Config, format!("{name} is `{value}`; allowed is {}", T::ALLOWED)))
+}
+
+fn not_utf8(name: &str) -> Error {
+    Error::new(ErrorKind::Config, format!("the value of {name} is not UTF-8; write it in UTF-8"))
 }
 
 fn unknown_variable(name: &str) -> Error {

@@ -104,6 +104,10 @@ mod signal;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
+
 pub use dawdle_macros::{Event, EventHandler, handler};
 
 pub use builder::Builder;

@@ -35,7 +35,7 @@ const MAX_PACK: usize = 10_000;
 const MAX_ATTRIBUTES: usize = 1_000;
 
 /// The attributes that say why an envelope is a dead letter.
-const OF_DEATH: [&str; 5] = ["deadreason", "deaderror", "deadtime", "deadnode", "deadversion"];
+pub(crate) const OF_DEATH: [&str; 5] = ["deadreason", "deaderror", "deadtime", "deadnode", "deadversion"];
 
 /// The two characters that JSON leaves as they are and SQS refuses
 /// (<https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html>).
