@@ -583,6 +583,13 @@ mod tests {
     }
 
     #[test]
+    fn a_password_in_a_url_is_not_shown() {
+        let config = vars(&[("DAWDLE_SQS_ENDPOINT_URL", "http://me:secret@localhost:4566")]).unwrap();
+        let text = format!("{config:?}");
+        assert!(text.contains("http://localhost:4566") && !text.contains("secret"), "{text}");
+    }
+
+    #[test]
     fn a_misspelt_variable_names_the_nearest() {
         let error = vars(&[("DAWDLE_CONCURENCY", "3")]).unwrap_err().to_string();
         assert_eq!(error, "there is no setting DAWDLE_CONCURENCY; the nearest is DAWDLE_CONCURRENCY");

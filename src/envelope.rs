@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use crate::clock::{Clock, later};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{self, EventId, TypedEvent};
+use crate::redact::Shown;
 
 /// The kind of a dead letter that wraps a body which is no event.
 pub(crate) const UNDECODABLE: &str = "dawdle.undecodable";
@@ -172,7 +173,10 @@ impl Envelope {
         if !well_formed {
             return Err(Error::new(
                 ErrorKind::Invalid,
-                format!("attribute name `{name}`: a CloudEvents attribute has 1 to 64 lower-case letters and digits"),
+                format!(
+                    "attribute name `{}`: a CloudEvents attribute has 1 to 64 lower-case letters and digits",
+                    Shown(name)
+                ),
             ));
         }
         if RESERVED.contains(&name) || name.starts_with("dead") {

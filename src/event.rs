@@ -200,7 +200,7 @@ pub(crate) fn decode(kind: &'static str, data: &RawValue) -> Result<Arc<dyn Even
             tracing::debug!(kind, "data does not decode: {error}");
             Err(Error::new(
                 ErrorKind::Codec,
-                format!("data of kind `{kind}` does not decode: {}", redact::decode_error(&error)),
+                format!("data of kind `{kind}` does not decode: {}", redact::codec_error(&error)),
             ))
         }
     }
@@ -209,7 +209,9 @@ pub(crate) fn decode(kind: &'static str, data: &RawValue) -> Result<Arc<dyn Even
 /// `event` as JSON text.
 pub(crate) fn encode<E: TypedEvent>(event: &E) -> Result<Box<RawValue>> {
     serde_json::value::to_raw_value(event).map_err(|error| {
-        Error::new(ErrorKind::Codec, format!("an event of kind `{}` does not encode as JSON: {error}", E::KIND))
+        tracing::debug!(kind = E::KIND, "an event does not encode as JSON: {error}");
+        let why = redact::codec_error(&error);
+        Error::new(ErrorKind::Codec, format!("an event of kind `{}` does not encode as JSON: {why}", E::KIND))
     })
 }
 

@@ -23,9 +23,9 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
-/// Why JSON does not decode, and where, without anything that the JSON holds. Messages that are
+/// Why something does not become JSON, or JSON something, and where, without anything that the JSON holds. Messages that are
 /// not of serde's own making are left out, for a type's own may quote what it refuses.
-pub(crate) fn decode_error(error: &serde_json::Error) -> String {
+pub(crate) fn codec_error(error: &serde_json::Error) -> String {
     let (line, column) = (error.line(), error.column());
     let text = error.to_string();
     let place = format!(" at line {line} column {column}");
@@ -73,7 +73,7 @@ mod tests {
     use serde::de::Error as _;
 
     fn why<'de, T: Deserialize<'de>>(json: &'de str) -> String {
-        let text = decode_error(&serde_json::from_str::<T>(json).err().expect("refused"));
+        let text = codec_error(&serde_json::from_str::<T>(json).err().expect("refused"));
         assert!(!text.contains("sec") && !text.contains("ret") && !text.contains("4711"), "{text}");
         text
     }
