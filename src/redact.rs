@@ -34,6 +34,33 @@ pub(crate) fn codec_error(error: &serde_json::Error) -> String {
     if line == 0 { what } else { what + &place }
 }
 
+/// What serde_json says of text that is no JSON, or goes beyond what it reads. On the way through
+/// typetag an error keeps its words and loses its class.
+const OF_SYNTAX: [&str; 22] = [
+    "EOF while parsing a list",
+    "EOF while parsing a string",
+    "EOF while parsing a value",
+    "EOF while parsing an object",
+    "control character (\\u0000-\\u001F) found while parsing a string",
+    "expected `,` or `]`",
+    "expected `,` or `}`",
+    "expected `:`",
+    "expected `\"`",
+    "expected ident",
+    "expected value",
+    "float key must be finite (got NaN or +/-inf)",
+    "invalid escape",
+    "invalid number",
+    "invalid unicode code point",
+    "key must be a string",
+    "lone leading surrogate in hex escape",
+    "number out of range",
+    "recursion limit exceeded",
+    "trailing characters",
+    "trailing comma",
+    "unexpected end of hex escape",
+];
+
 /// One of serde's messages without the value in it. What was expected comes last, and from the
 /// program.
 fn without_values(text: &str) -> String {
@@ -42,7 +69,7 @@ fn without_values(text: &str) -> String {
         _ => String::new(),
     };
     let what = |prefix: &str| text.starts_with(prefix);
-    if what("missing field `") || what("duplicate field `") || what("invalid length ") {
+    if OF_SYNTAX.contains(&text) || what("missing field `") || what("duplicate field `") || what("invalid length ") {
         return text.to_owned();
     }
     for (prefix, value) in [

@@ -11,14 +11,14 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use dawdle::backend::memory::{Action, Fault};
 use dawdle::backend::{Backend, Lane, Limits, Outgoing};
 use dawdle::testing::Harness;
-use dawdle::{Envelope, Event, EventId, Failure, Filter, Outcome, handlers};
+use dawdle::{Config, Envelope, Event, EventId, Failure, Filter, Outcome, handlers};
 use serde::de::Error as _;
 use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tracing_subscriber::fmt::MakeWriter;
 
 const MARKER: &str = "m4rk3r";
-const DAY: Duration = Duration::from_secs(86_400);
+const HOUR: Duration = Duration::from_secs(3_600);
 
 /// Everything that is logged at `info` and above.
 #[derive(Clone, Default)]
@@ -169,9 +169,11 @@ async fn no_payload_is_logged_or_in_an_error() {
     let log = Log::default();
     let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).with_ansi(false);
     tracing::subscriber::set_global_default(subscriber.with_writer(log.clone()).finish()).unwrap();
-    let limits = Limits { max_message_bytes: 100_000, ..Limits::sqs() };
-    let builder = || Harness::builder().discover(false).handlers(handlers![work]).limits(limits);
-    let test = builder().start().await.unwrap();
+    let mut limits = Limits::sqs();
+    limits.max_message_bytes = 100_000;
+    let config = Config { unknown_after: Some(HOUR), ..Config::default() };
+    let builder = Harness::builder().discover(false).handlers(handlers![work]);
+    let test = builder.limits(limits).config(config).start().await.unwrap();
 
     // Handled, failed, given up; refused by the backend for a while.
     for what in ["is fine", "fails", "panics", "hangs", "dies", "is dropped", "sleeps"] {
@@ -181,7 +183,7 @@ async fn no_payload_is_logged_or_in_an_error() {
     for action in [Action::Send, Action::Receive, Action::Settle, Action::Extend, Action::Browse] {
         test.backend().fail(Fault::unavailable(action).times(3));
     }
-    test.advance(DAY).await;
+    test.advance(2 * HOUR).await;
     let own = log.text();
     for said in ["the downstream is down", "panicked: at the disco", "timed out", "no use", "not wanted"] {
         assert!(own.contains(said), "a handler's own error is logged: {said}");
@@ -191,7 +193,7 @@ async fn no_payload_is_logged_or_in_an_error() {
     for body in undecodable().into_iter().chain(passed_on()) {
         test.backend().send(Lane::Message, &[Outgoing::new(body)]).await.remove(0).unwrap();
     }
-    test.advance(2 * DAY).await;
+    test.advance(2 * HOUR).await;
     let letters = test.dead_letters().await;
     assert!(letters.len() > undecodable().len() + passed_on().len(), "{}", letters.len());
     for letter in &letters {
@@ -200,7 +202,7 @@ async fn no_payload_is_logged_or_in_an_error() {
         is_silent("a raw message", &format!("{:?}", letter.raw()));
     }
     assert_eq!(test.dawdle().dead_letters().replay_where(Filter::default()).await.unwrap(), letters.len());
-    test.advance(2 * DAY).await;
+    test.advance(2 * HOUR).await;
 
     // What a call answers.
     let unspeakable = || Order { colour: Colour("unspeakable".into()), ..order("") };
@@ -209,7 +211,7 @@ async fn no_payload_is_logged_or_in_an_error() {
         test.signal(unspeakable()).await.unwrap_err(),
         Envelope::new(unspeakable()).unwrap_err(),
         test.signal(order("late")).delay(Duration::MAX).await.unwrap_err(),
-        test.signal(order("direct")).direct().delay(DAY).await.unwrap_err(),
+        test.signal(order("direct")).direct().delay(HOUR).await.unwrap_err(),
         test.signal(order("")).key(MARKER.repeat(1_000)).await.unwrap_err(),
         test.signal(order("")).attribute("id", MARKER).await.unwrap_err(),
         MARKER.repeat(20).parse::<EventId>().unwrap_err(),
