@@ -9,6 +9,7 @@ use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::redact::without_userinfo;
 use crate::retry::Backoff;
 use crate::settings::Settings;
 
@@ -153,7 +154,7 @@ macro_rules! config {
         /// let config: Config = serde_json::from_str(r#"{ "concurrency": 4, "send_timeout": "5s" }"#).unwrap();
         /// assert_eq!(config.concurrency, Some(4));
         /// ```
-        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+        #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
         #[serde(deny_unknown_fields)]
         pub struct Config {
             $($(#[$doc])*
@@ -165,6 +166,16 @@ macro_rules! config {
             pub origin: Origin,
         }
 
+        /// Without the passwords that URLs may hold.
+        impl fmt::Debug for Config {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct("Config")
+                    $(.field(stringify!($name), &self.$name.as_ref().map(|value| without_userinfo(&value.text()))))*
+                    .field("origin", &self.origin)
+                    .finish()
+            }
+        }
+
         impl Config {
             /// The settings that the environment holds: every variable that begins with `DAWDLE_`.
             ///
@@ -172,13 +183,18 @@ macro_rules! config {
             /// [`ErrorKind::Config`] for a value that is not allowed, and for a name that is no
             /// setting's, naming the nearest.
             pub fn from_env() -> Result<Self> {
-                Config::from_vars(std::env::vars_os().filter_map(|(name, value)| {
-                    let name = name.into_string().ok()?;
-                    name.starts_with(PREFIX).then(|| (name, value.to_string_lossy().into_owned()))
-                }))
+                let mut ours = Vec::new();
+                for (name, value) in std::env::vars_os() {
+                    let name = name.to_string_lossy().into_owned();
+                    if name.starts_with(PREFIX) {
+                        let value = value.into_string().map_err(|_| not_utf8(&name))?;
+                        ours.push((name, value));
+                    }
+                }
+                Config::from_vars(ours)
             }
 
-            fn from_vars(vars: impl IntoIterator<Item = (String, String)>) -> Result<Self> {
+            pub(crate) fn from_vars(vars: impl IntoIterator<Item = (String, String)>) -> Result<Self> {
                 let mut config = Config::default();
                 for (name, value) in vars {
                     let key = name.strip_prefix(PREFIX).unwrap_or_default().to_ascii_lowercase();
@@ -200,7 +216,7 @@ macro_rules! config {
         }
 
         /// Every setting's name.
-        const NAMES: &[&str] = &[$(stringify!($name)),*];
+        pub(crate) const NAMES: &[&str] = &[$(stringify!($name)),*];
     };
 }
 
@@ -468,6 +484,10 @@ fn parse_variable<T: Setting>(name: &str, value: &str) -> Result<T> {
         .ok_or_else(|| Error::new(ErrorKind::Config, format!("{name} is `{value}`; allowed is {}", T::ALLOWED)))
 }
 
+fn not_utf8(name: &str) -> Error {
+    Error::new(ErrorKind::Config, format!("the value of {name} is not UTF-8; write it in UTF-8"))
+}
+
 fn unknown_variable(name: &str) -> Error {
     let known: BTreeMap<usize, String> = NAMES
         .iter()
@@ -560,6 +580,13 @@ mod tests {
         assert!(vars(&[("DAWDLE_CONCURRENCY", "0")]).unwrap_err().to_string().contains("at least 1"));
         assert!(vars(&[("DAWDLE_SHUTDOWN_TIMEOUT", "25")]).unwrap_err().to_string().contains("`25s`"));
         assert!(vars(&[("DAWDLE_SQS_QUEUE", "")]).unwrap_err().to_string().contains("not empty"));
+    }
+
+    #[test]
+    fn a_password_in_a_url_is_not_shown() {
+        let config = vars(&[("DAWDLE_SQS_ENDPOINT_URL", "http://me:secret@localhost:4566")]).unwrap();
+        let text = format!("{config:?}");
+        assert!(text.contains("http://localhost:4566") && !text.contains("secret"), "{text}");
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::handler::{Context, INSTANCE, States};
 use crate::middleware::{ErasedMiddleware, Next};
 use crate::outcome::{Directive, Failure, Outcome};
 use crate::reason;
+use crate::redact::Shown;
 use crate::registry::{Entry, Registry};
 use crate::room::Place;
 use crate::settings::Settings;
@@ -340,7 +341,7 @@ impl Dispatcher {
             return Triage::Hold(due);
         }
         let Some(kind) = event::canonical_kind(&envelope.kind) else {
-            let why = format!("no event of kind `{}` is linked in", envelope.kind);
+            let why = format!("no event of kind `{}` is linked in", Shown(&envelope.kind));
             return Triage::Write(self.pass_on(envelope, now, why));
         };
         let registry = self.registry();
@@ -348,7 +349,7 @@ impl Dispatcher {
             Some(name) => match registry.addressed(kind, name) {
                 Some(entry) if entry.run.is_some() => vec![entry],
                 _ => {
-                    let why = format!("no handler `{name}` of kind `{kind}` runs on this node");
+                    let why = format!("no handler `{}` of kind `{kind}` runs on this node", Shown(name));
                     return Triage::Write(self.pass_on(envelope, now, why));
                 }
             },
@@ -380,12 +381,18 @@ impl Dispatcher {
     /// For another node, which may be of a newer build; for the dead letters after a time.
     fn pass_on(&self, envelope: &Envelope, now: SystemTime, why: String) -> Write {
         let mut envelope = envelope.clone();
-        let since = *envelope.unhandled_since.get_or_insert(now);
+        // Not since a time that has not come: it would be passed on until then.
+        let since = envelope.unhandled_since.map_or(now, |since| since.min(now));
+        envelope.unhandled_since = Some(since);
         let so_far = delay::until(since, now);
         if so_far >= self.0.settings.unknown_after {
             return self.dead(envelope, reason::UNHANDLED, Some(why));
         }
-        tracing::warn!(id = %envelope.id, kind = %envelope.kind, "passed on to another node: {why}");
+        tracing::warn!(
+            id = %Shown(envelope.id.as_str()),
+            kind = %Shown(&envelope.kind),
+            "passed on to another node: {why}"
+        );
         let after = (so_far / PASS_ON_SHARE).clamp(PASS_ON_AFTER, PASS_ON_AT_MOST);
         Write::Again(Box::new(envelope), Some(later(now, after)))
     }
@@ -393,7 +400,13 @@ impl Dispatcher {
     /// The dead letter of an envelope.
     pub(crate) fn dead(&self, mut envelope: Envelope, reason: &str, error: Option<String>) -> Write {
         let settings = &self.0.settings;
-        tracing::warn!(id = %envelope.id, kind = %envelope.kind, handler = envelope.handler, reason, "dead-lettered");
+        tracing::warn!(
+            id = %Shown(envelope.id.as_str()),
+            kind = %Shown(&envelope.kind),
+            handler = envelope.handler.as_deref().map(|name| tracing::field::display(Shown(name))),
+            reason,
+            "dead-lettered"
+        );
         envelope.death = Some(Death {
             reason: truncated(reason.to_owned(), MAX_ERROR / 4),
             error: error.map(|error| truncated(error, MAX_ERROR)),
@@ -477,7 +490,7 @@ impl Dispatcher {
         let Err(failure) = outcome else { return End::Done };
         let now = self.0.clock.now();
         let error = truncated(failure.message(), MAX_ERROR);
-        let (id, kind, handler) = (envelope.id, &envelope.kind, &entry.name);
+        let (id, kind, handler) = (Shown(envelope.id.as_str()), &envelope.kind, &entry.name);
         match failure.directive() {
             Directive::Discard => {
                 tracing::info!(%id, kind, %handler, attempt, "discarded: {error}");

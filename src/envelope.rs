@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::clock::{Clock, later};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{self, EventId, TypedEvent};
+use crate::redact::Shown;
 
 /// The kind of a dead letter that wraps a body which is no event.
 pub(crate) const UNDECODABLE: &str = "dawdle.undecodable";
@@ -71,7 +71,15 @@ pub struct Envelope {
     pub(crate) unhandled_since: Option<SystemTime>,
     pub(crate) death: Option<Death>,
     /// Every other attribute, kept as it came.
-    pub(crate) attributes: BTreeMap<String, Value>,
+    pub(crate) attributes: BTreeMap<String, Attribute>,
+}
+
+/// The value of an attribute that has no meaning here.
+#[derive(Clone, Debug)]
+pub(crate) enum Attribute {
+    Text(String),
+    /// JSON that is not text, to the letter: a number that were read would lose digits.
+    Other(Box<RawValue>),
 }
 
 /// An event's data as it is on the wire.
@@ -165,7 +173,10 @@ impl Envelope {
         if !well_formed {
             return Err(Error::new(
                 ErrorKind::Invalid,
-                format!("attribute name `{name}`: a CloudEvents attribute has 1 to 64 lower-case letters and digits"),
+                format!(
+                    "attribute name `{}`: a CloudEvents attribute has 1 to 64 lower-case letters and digits",
+                    Shown(name)
+                ),
             ));
         }
         if RESERVED.contains(&name) || name.starts_with("dead") {
@@ -174,7 +185,7 @@ impl Envelope {
                 format!("attribute name `{name}` has a meaning of its own on the wire; choose another"),
             ));
         }
-        self.attributes.insert(name.to_owned(), Value::String(value.into()));
+        self.attributes.insert(name.to_owned(), Attribute::Text(value.into()));
         Ok(())
     }
 
@@ -241,7 +252,10 @@ impl Envelope {
         match name {
             "traceparent" => self.traceparent.as_deref(),
             "tracestate" => self.tracestate.as_deref(),
-            _ => self.attributes.get(name).and_then(Value::as_str),
+            _ => match self.attributes.get(name)? {
+                Attribute::Text(text) => Some(text),
+                Attribute::Other(_) => None,
+            },
         }
     }
 

@@ -73,6 +73,7 @@ mod error;
 mod event;
 mod outcome;
 pub mod reason;
+mod redact;
 mod retry;
 mod settings;
 mod wire;
@@ -104,6 +105,10 @@ mod dead_letter;
 mod signal;
 #[cfg(feature = "testing")]
 pub mod testing;
+
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 
 pub use dawdle_macros::{Event, EventHandler, handler};
 

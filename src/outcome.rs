@@ -15,6 +15,9 @@ pub type Outcome = Result<(), Failure>;
 /// [`retry`](Failure::retry). The failure concerns one handler only: the event's other handlers
 /// go their own way.
 ///
+/// Its text, with its causes, is logged (`warn`; `info` when discarded) and kept in the dead
+/// letter. Dawdle itself puts neither payloads nor credentials there: leave them out of it, too.
+///
 /// ```
 /// use dawdle::{Failure, Outcome};
 /// use std::time::Duration;

@@ -10,6 +10,7 @@ use crate::dawdle::Dawdle;
 use crate::envelope::{Envelope, whole_milliseconds};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EventId, TypedEvent};
+use crate::redact::Shown;
 use crate::sender::{MAX_GROUP, WhenFull, is_group};
 
 /// The longest key, in bytes.
@@ -114,7 +115,8 @@ impl Signal {
                 return Err(Error::new(
                     ErrorKind::Invalid,
                     format!(
-                        "group `{group}` has {} bytes: SQS takes 1 to {MAX_GROUP} letters, digits and punctuation of ASCII",
+                        "group `{}` has {} bytes: SQS takes 1 to {MAX_GROUP} letters, digits and punctuation of ASCII",
+                        Shown(&group),
                         group.len()
                     ),
                 ));

@@ -12,21 +12,30 @@ use std::time::SystemTime;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use serde::de::{Error as _, MapAccess, Visitor};
+use serde::de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::Value;
 use serde_json::value::RawValue;
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, UtcOffset};
 
 use crate::clock::Clock;
-use crate::envelope::{Data, Death, Envelope, UNDECODABLE};
+use crate::envelope::{Attribute, Data, Death, Envelope, RESERVED, UNDECODABLE};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventId;
 
-/// The most that a compressed body may unfold to, in bytes: 16 MiB.
+/// The most that a compressed body may unfold to, in bytes: 16 MiB. Nothing larger is written.
 const MAX_UNFOLDED: u64 = 16 * 1024 * 1024;
+
+/// The most events of one body. 1 MiB holds about as many that are next to empty; a body of more is
+/// no pack but a way to have one message make very many.
+const MAX_PACK: usize = 10_000;
+
+/// The most attributes of one event beside those that have a meaning here.
+const MAX_ATTRIBUTES: usize = 1_000;
+
+/// The attributes that say why an envelope is a dead letter.
+pub(crate) const OF_DEATH: [&str; 5] = ["deadreason", "deaderror", "deadtime", "deadnode", "deadversion"];
 
 /// The two characters that JSON leaves as they are and SQS refuses
 /// (<https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html>).
@@ -55,6 +64,16 @@ pub(crate) fn write(envelope: &Envelope, compress_above: Option<usize>) -> Resul
             format!("event {} of kind `{}` cannot be written: {error}", envelope.id, envelope.kind),
         )
     })?;
+    if envelope.attributes.len() > MAX_ATTRIBUTES {
+        return Err(Error::new(
+            ErrorKind::TooLarge,
+            format!(
+                "event {} has {} attributes, and readers take {MAX_ATTRIBUTES}; put them into its data instead",
+                envelope.id,
+                envelope.attributes.len()
+            ),
+        ));
+    }
     if text.len() as u64 > MAX_UNFOLDED {
         return Err(Error::new(
             ErrorKind::TooLarge,
@@ -103,9 +122,12 @@ fn read_one(text: &str, enqueued: SystemTime) -> Body {
 }
 
 fn read_pack(text: &str, enqueued: SystemTime) -> Body {
-    match serde_json::from_str::<Vec<&RawValue>>(text) {
-        Ok(parts) if parts.is_empty() => Body::Unreadable("the body is an empty JSON array".into()),
-        Ok(parts) => {
+    match serde_json::from_str::<Parts<'_>>(text) {
+        Ok(Parts { parts, .. }) if parts.is_empty() => Body::Unreadable("the body is an empty JSON array".into()),
+        Ok(Parts { more: true, .. }) => {
+            Body::Unreadable(format!("the body is a JSON array of more than {MAX_PACK} elements"))
+        }
+        Ok(Parts { parts, more: false }) => {
             let parts: Vec<_> = parts
                 .into_iter()
                 .map(|part| parse(part.get(), enqueued).map_err(|why| Unreadable { text: part.get().to_owned(), why }))
@@ -140,7 +162,7 @@ fn unfold(text: &str) -> Result<String, String> {
     let bytes = BASE64.decode(text).map_err(|_| "the body is neither JSON nor base64".to_owned())?;
     let bytes = if bytes.starts_with(&[0x1f, 0x8b]) {
         let mut unfolded = Vec::new();
-        let mut gzip = flate2::read::GzDecoder::new(bytes.as_slice()).take(MAX_UNFOLDED + 1);
+        let mut gzip = flate2::read::MultiGzDecoder::new(bytes.as_slice()).take(MAX_UNFOLDED + 1);
         gzip.read_to_end(&mut unfolded).map_err(|_| "the body's gzip stream is broken".to_owned())?;
         if unfolded.len() as u64 > MAX_UNFOLDED {
             return Err(format!("the body unfolds to more than {MAX_UNFOLDED} bytes"));
@@ -206,7 +228,8 @@ impl Serialize for Envelope {
         if let Some(generation) = self.generation {
             map.serialize_entry("generation", &generation)?;
         }
-        for (name, value) in &self.attributes {
+        let replaced = |name: &String| self.death.is_some() && OF_DEATH.contains(&name.as_str());
+        for (name, value) in self.attributes.iter().filter(|(name, _)| !replaced(name)) {
             map.serialize_entry(name, value)?;
         }
         match &self.data {
@@ -225,10 +248,49 @@ impl<'de> Deserialize<'de> for Envelope {
     }
 }
 
-/// A JSON object whose `data` is left as text.
+/// The elements of a JSON array, as text.
+struct Parts<'a> {
+    parts: Vec<&'a RawValue>,
+    /// There are more than are read.
+    more: bool,
+}
+
+impl<'de> Deserialize<'de> for Parts<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Array;
+        impl<'de> Visitor<'de> for Array {
+            type Value = Parts<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON array")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Parts<'de>, A::Error> {
+                let mut parts = Vec::new();
+                while parts.len() < MAX_PACK {
+                    match seq.next_element()? {
+                        Some(part) => parts.push(part),
+                        None => return Ok(Parts { parts, more: false }),
+                    }
+                }
+                let mut more = false;
+                while seq.next_element::<IgnoredAny>()?.is_some() {
+                    more = true;
+                }
+                Ok(Parts { parts, more })
+            }
+        }
+        deserializer.deserialize_seq(Array)
+    }
+}
+
+/// A JSON object whose values are left as text.
+#[derive(Default)]
 struct Parsed {
-    attributes: BTreeMap<String, Value>,
+    attributes: BTreeMap<String, Attribute>,
     data: Option<Box<RawValue>>,
+    /// Why it is no event, whatever else it holds.
+    fault: Option<String>,
 }
 
 impl<'de> Deserialize<'de> for Parsed {
@@ -242,12 +304,20 @@ impl<'de> Deserialize<'de> for Parsed {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Parsed, A::Error> {
-                let mut parsed = Parsed { attributes: BTreeMap::new(), data: None };
+                let mut parsed = Parsed::default();
                 while let Some(name) = map.next_key::<String>()? {
-                    if name == "data" {
-                        parsed.data = Some(map.next_value()?);
+                    // Which of two is meant nobody knows, and one would be lost.
+                    let twice = if name == "data" {
+                        parsed.data.replace(map.next_value()?).is_some()
+                    } else if parsed.attributes.len() < MAX_ATTRIBUTES + RESERVED.len() {
+                        parsed.attributes.insert(name, map.next_value()?).is_some()
                     } else {
-                        parsed.attributes.insert(name, map.next_value()?);
+                        map.next_value::<IgnoredAny>()?;
+                        parsed.fault = Some(too_many_attributes());
+                        false
+                    };
+                    if twice {
+                        parsed.fault = Some("not a CloudEvent: it has two attributes of one name".to_owned());
                     }
                 }
                 Ok(parsed)
@@ -257,8 +327,34 @@ impl<'de> Deserialize<'de> for Parsed {
     }
 }
 
+impl Serialize for Attribute {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Attribute::Text(text) => serializer.serialize_str(text),
+            Attribute::Other(json) => json.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Attribute {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let json = Box::<RawValue>::deserialize(deserializer)?;
+        if !json.get().starts_with('"') {
+            return Ok(Attribute::Other(json));
+        }
+        serde_json::from_str(json.get()).map(Attribute::Text).map_err(D::Error::custom)
+    }
+}
+
+fn too_many_attributes() -> String {
+    format!("it has more than {MAX_ATTRIBUTES} attributes")
+}
+
 impl Parsed {
     fn into_envelope(mut self, enqueued: SystemTime) -> Result<Envelope, String> {
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
         match self.text("specversion")?.as_deref() {
             Some("1.0") => {}
             Some(_) => return Err("attribute `specversion` is not 1.0".into()),
@@ -294,12 +390,15 @@ impl Parsed {
                 version: self.text("deadversion")?,
             });
         }
-        envelope.data = match (self.data, self.attributes.remove("data_base64")) {
-            (Some(json), _) => Data::Json(json),
-            (None, Some(Value::String(text))) => Data::Base64(text),
-            (None, Some(_)) => return Err("attribute `data_base64` is not text".into()),
+        envelope.data = match (self.text("data_base64")?, self.data) {
             (None, None) => Data::None,
+            (None, Some(json)) => Data::Json(json),
+            (Some(text), None) => Data::Base64(text),
+            (Some(_), Some(_)) => return Err("not a CloudEvent: it has both `data` and `data_base64`".into()),
         };
+        if self.attributes.len() > MAX_ATTRIBUTES {
+            return Err(too_many_attributes());
+        }
         envelope.attributes = self.attributes;
         Ok(envelope)
     }
@@ -314,9 +413,10 @@ impl Parsed {
 
     fn text(&mut self, name: &str) -> Result<Option<String>, String> {
         match self.attributes.remove(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(_) => Err(format!("attribute `{name}` is not text")),
+            None => Ok(None),
+            Some(Attribute::Text(text)) => Ok(Some(text)),
+            Some(Attribute::Other(json)) if json.get() == "null" => Ok(None),
+            Some(Attribute::Other(_)) => Err(format!("attribute `{name}` is not text")),
         }
     }
 
@@ -335,9 +435,10 @@ impl Parsed {
     /// A number, also as text: some producers' bindings write every attribute as text.
     fn number(&mut self, name: &str) -> Result<Option<u64>, String> {
         let number = match self.attributes.remove(name) {
-            None | Some(Value::Null) => return Ok(None),
-            Some(Value::String(text)) => text.parse().ok(),
-            Some(value) => value.as_u64(),
+            None => return Ok(None),
+            Some(Attribute::Text(text)) => text.parse().ok(),
+            Some(Attribute::Other(json)) if json.get() == "null" => return Ok(None),
+            Some(Attribute::Other(json)) => json.get().parse().ok(),
         };
         number.map(Some).ok_or_else(|| format!("attribute `{name}` is not a whole number"))
     }

@@ -8,7 +8,10 @@
 //! A process that only sends needs `sqs:SendMessage` on the message and the delay queue, and
 //! `sqs:GetQueueUrl` on them when they are configured by name; by URL it needs nothing else. A
 //! listener needs `sqs:SendMessage`, `sqs:ReceiveMessage`, `sqs:DeleteMessage`,
-//! `sqs:ChangeMessageVisibility` and `sqs:GetQueueAttributes` on all three.
+//! `sqs:ChangeMessageVisibility` and `sqs:GetQueueAttributes` on both, and `sqs:SendMessage` and
+//! `sqs:GetQueueAttributes` on the dead-letter queue. Replaying and purging dead letters needs
+//! `sqs:ReceiveMessage`, `sqs:DeleteMessage` and `sqs:ChangeMessageVisibility` on that one, and
+//! `sqs:SendMessage` on the message queue.
 //!
 //! # What SQS does, and what that means here
 //! - Visibility is the queue's own `VisibilityTimeout`; a receive never overrides it. It is
@@ -32,6 +35,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::error::Error as StdError;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -49,10 +53,11 @@ use tokio::sync::OnceCell;
 use self::check::Queue;
 use self::connect::{Clients, Connection, Loader};
 use self::fault::At;
-use self::options::{Given, without_userinfo};
+use self::options::Given;
 use self::requests::{Action, Ledger, Watch};
 use super::{Backend, BoxFuture, Delivery, Lane, LaneStats, Limits, Outgoing, Receipt, Role, Settle, Settlement};
 use crate::error::{Error, ErrorKind, Result};
+use crate::redact::without_userinfo;
 
 pub use self::create::create_queues;
 pub use self::options::SqsOptions;
@@ -70,10 +75,9 @@ const LONGEST_VISIBILITY_SECS: i32 = 43_200;
 const SHORT_WAIT_SECS: i32 = 1;
 
 /// Amazon SQS as a [`Backend`]. Cheap to clone; the clones share connections and counts.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SqsBackend(Arc<Inner>);
 
-#[derive(Debug)]
 struct Inner {
     options: SqsOptions,
     connection: Connection,
@@ -89,6 +93,12 @@ struct LaneState {
     /// Its URL; `None` where there is no such queue.
     url: OnceCell<Option<String>>,
     queue: OnceCell<Queue>,
+}
+
+impl fmt::Debug for SqsBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SqsBackend").field(&self.0.options).finish()
+    }
 }
 
 impl SqsBackend {

@@ -8,6 +8,7 @@ use aws_sdk_sqs::types::QueueAttributeName;
 use super::options::{LONGEST_RETENTION_SECS, SqsOptions};
 use crate::backend::Lane;
 use crate::error::{Error, ErrorKind, Result};
+use crate::redact::without_userinfo;
 
 /// The least redrive count: Dawdle dead-letters a message that was received 10 times, with its
 /// reason, and SQS must not be quicker.
@@ -137,7 +138,8 @@ impl Queue {
     }
 
     fn refuse(&self, options: &SqsOptions, what: String, attributes: &str) -> Result<()> {
-        let command = format!("set-queue-attributes --queue-url {} --attributes {attributes}", self.url);
+        let url = without_userinfo(&self.url);
+        let command = format!("set-queue-attributes --queue-url {url} --attributes {attributes}");
         let text = format!("the {} {} {what}. Mend it: {}", self.lane, self.name, options.cli(&command));
         Err(Error::new(ErrorKind::Queue, text))
     }

@@ -1,7 +1,9 @@
+use std::fmt;
 use std::time::Duration;
 
 use crate::backend::Lane;
 use crate::error::{Error, ErrorKind, Result};
+use crate::redact::without_userinfo;
 
 /// Which queues [`SqsBackend`](super::SqsBackend) uses, where they are, and how long it waits for
 /// an answer.
@@ -20,7 +22,7 @@ use crate::error::{Error, ErrorKind, Result};
 ///
 /// There are no credentials here: they come from the AWS default chain (environment, profile,
 /// web identity, container, instance) and are renewed by it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct SqsOptions {
     /// A name, which gives the queues `NAME`, `NAME-delay` and `NAME-dead`. Their URLs are asked
     /// for with `GetQueueUrl`.
@@ -68,6 +70,25 @@ impl Default for SqsOptions {
     }
 }
 
+/// Without the passwords that URLs may hold.
+impl fmt::Debug for SqsOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let url = |url: &Option<String>| url.as_deref().map(without_userinfo);
+        f.debug_struct("SqsOptions")
+            .field("queue", &self.queue)
+            .field("queue_url", &url(&self.queue_url))
+            .field("delay_queue_url", &url(&self.delay_queue_url))
+            .field("dead_letter_queue_url", &url(&self.dead_letter_queue_url))
+            .field("region", &self.region)
+            .field("endpoint_url", &url(&self.endpoint_url))
+            .field("connect_timeout", &self.connect_timeout)
+            .field("request_timeout", &self.request_timeout)
+            .field("receive_wait", &self.receive_wait)
+            .field("receive_margin", &self.receive_margin)
+            .finish()
+    }
+}
+
 /// How the queue of a lane was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Given {
@@ -87,9 +108,9 @@ impl Given {
     }
 }
 
-/// The last part of a queue's URL.
+/// The last part of a queue's URL; a user and password are none.
 pub(super) fn name_in(url: &str) -> &str {
-    url.trim_end_matches('/').rsplit('/').next().unwrap_or(url)
+    url.trim_end_matches('/').rsplit(['/', '@']).next().unwrap_or(url)
 }
 
 impl SqsOptions {
@@ -206,14 +227,6 @@ fn region_in(url: &str) -> Option<&str> {
     (!region.is_empty() && !region.contains('.')).then_some(region)
 }
 
-/// A URL without a user and password.
-pub(super) fn without_userinfo(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let (host, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-    format!("{scheme}://{host}{path}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -257,11 +270,5 @@ mod tests {
             assert_eq!(error.kind(), kind);
             assert!(error.to_string().contains(text), "{error}");
         }
-    }
-
-    #[test]
-    fn a_password_in_a_url_is_not_shown() {
-        assert_eq!(without_userinfo("http://me:secret@sqs.test:1/a@b"), "http://sqs.test:1/a@b");
-        assert_eq!(without_userinfo("http://sqs.test?x=1@2"), "http://sqs.test?x=1@2");
     }
 }

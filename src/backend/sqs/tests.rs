@@ -12,6 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 
+mod permissions;
+
 /// What the server does with a request.
 enum Reply {
     Answer(u16, Value),
@@ -277,6 +279,61 @@ async fn credentials_are_named_by_what_to_do_about_them() {
     for text in [format!("{error}"), format!("{error:?}")] {
         assert!(!text.contains("AKTEST") && !text.contains("SECRET") && !text.contains("body 0"), "{text}");
     }
+}
+
+/// What is written of a backend whose URLs hold a password: its own words, and every error.
+#[tokio::test]
+async fn a_password_in_a_url_and_a_credential_are_written_nowhere() {
+    fn with_password(url: &str) -> String {
+        url.replace("://", "://me:PASSWORD@")
+    }
+    let faults: [fn() -> Reply; 8] = [
+        || Reply::Close,
+        || Reply::Hang,
+        || Reply::Answer(200, json!("no answer of SQS's")),
+        || Reply::Answer(500, json!({ "__type": "InternalFailure" })),
+        || Reply::Fault(403, "AccessDeniedException", "not allowed"),
+        || Reply::Fault(403, "SignatureDoesNotMatch", "the signature\nauthorization: SECRET"),
+        || Reply::Fault(400, "AWS.SimpleQueueService.NonExistentQueue", "not there"),
+        || Reply::Answer(200, json!({ "Attributes": { "VisibilityTimeout": "0", "MessageRetentionPeriod": "60" } })),
+    ];
+    for fault in faults {
+        let server = Server::start(move |_, _| fault()).await;
+        let given = server.options();
+        let url = |url: &Option<String>| url.as_deref().map(with_password);
+        let options = SqsOptions {
+            queue_url: url(&given.queue_url),
+            delay_queue_url: url(&given.delay_queue_url),
+            dead_letter_queue_url: url(&given.dead_letter_queue_url),
+            // A client that cannot reach an endpoint with a password would show less.
+            endpoint_url: given.endpoint_url.clone(),
+            ..given
+        };
+        let shown = SqsOptions { endpoint_url: url(&options.endpoint_url), ..options.clone() };
+        let unreachable = backend(SqsOptions { request_timeout: Duration::from_millis(100), ..shown.clone() });
+        let mut texts = vec![format!("{shown:?}"), format!("{unreachable:?}"), unreachable.describe()];
+        for backend in [backend(options), unreachable] {
+            let receipts = [Receipt("r".to_owned())];
+            let settle = [Settle { receipt: receipts[0].clone(), how: Settlement::Ack }];
+            let mut errors = vec![
+                backend.check(Role::Listener).await.err(),
+                backend.receive(Lane::Message, 1).await.err(),
+                backend.inspect(Lane::Dead).await.err(),
+            ];
+            errors.extend(backend.send(Lane::Message, &messages(1)).await.into_iter().map(Result::err));
+            errors.extend(backend.settle(Lane::Delay, &settle).await.into_iter().map(Result::err));
+            errors.extend(
+                backend.extend(Lane::Message, &receipts, Duration::from_secs(1)).await.into_iter().map(Result::err),
+            );
+            assert!(errors.iter().flatten().count() > 0);
+            texts.extend(errors.iter().flatten().flat_map(|error| [error.to_string(), format!("{error:?}")]));
+        }
+        for text in texts {
+            assert!(!["PASSWORD", "AKTEST", "SECRET", "body 0"].iter().any(|secret| text.contains(secret)), "{text}");
+        }
+    }
+    let bare = SqsOptions { queue_url: Some("http://me:PASSWORD@sqs.test".to_owned()), ..SqsOptions::default() };
+    assert!(!backend(bare).queue_text(Lane::Message).contains("PASSWORD"));
 }
 
 #[tokio::test]
