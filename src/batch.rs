@@ -6,13 +6,14 @@
 //! entry.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
 use crate::backend::BoxFuture;
 use crate::clock::{Clock, catch_panic};
+use crate::sync::{Mutex, MutexGuard, Notify};
 
 /// What a [`Batcher`] does with a batch.
 pub(crate) trait Work: Send + Sync + 'static {
@@ -230,6 +231,9 @@ impl<W: Work> Shared<W> {
         (items, answers)
     }
 }
+
+#[cfg(test)]
+mod orders;
 
 #[cfg(test)]
 mod tests {

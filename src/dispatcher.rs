@@ -7,11 +7,11 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::backend::Delivery;
 use crate::clock::{Clock, Latch, TaskError, later};
@@ -27,6 +27,7 @@ use crate::registry::{Entry, Registry};
 use crate::room::Place;
 use crate::settings::Settings;
 use crate::shutdown::Stops;
+use crate::sync::{AtomicUsize, Semaphore};
 use crate::wire::{self, Body, Unreadable};
 
 /// The most of a handler's error that a dead letter keeps, in bytes.

@@ -7,14 +7,13 @@
 //! has been given back.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
-
-use tokio::sync::Notify;
 
 use crate::backend::{Backend, Delivery, Lane, Receipt};
 use crate::clock::{Clock, Latch, guarded};
 use crate::error::ErrorKind;
+use crate::sync::{Mutex, MutexGuard, Notify};
 
 /// Sweeps per lease.
 const SWEEPS: u32 = 6;
@@ -242,6 +241,9 @@ pub(crate) fn start_keeper(leases: &Leases, stop: &Latch) {
         clock.spawn(async move { fallback.0.keep(fallback.1).await });
     }
 }
+
+#[cfg(test)]
+mod orders;
 
 #[cfg(test)]
 mod tests {

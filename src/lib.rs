@@ -74,6 +74,7 @@ mod outcome;
 pub mod reason;
 mod retry;
 mod settings;
+mod sync;
 mod wire;
 
 // Seams: traits, with their guarantees written on them. Backends are rooms of `backend`.

@@ -12,7 +12,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use crate::backend::{Backend, Delivery, Lane, Outgoing};
@@ -28,6 +28,7 @@ use crate::sender::{Parcel, Sender, is_group};
 use crate::settings::Settings;
 use crate::settle::Settler;
 use crate::shutdown::{InFlight, Work};
+use crate::sync::AtomicUsize;
 use crate::wire::{self, Body};
 
 /// Between failed receives.
