@@ -143,7 +143,9 @@ impl Listener {
             let (asked, start) = (room.len(), self.engine.clock.instant());
             let received = tokio::select! {
                 biased;
-                received = guarded("a receive", self.engine.backend.receive(Lane::Message, asked)) => received,
+                received = guarded("a receive", async {
+                    self.engine.backend.receive(Lane::Message, asked).await
+                }) => received,
                 () = self.poll_is_over() => return,
             };
             let panicked = || Err(Error::new(ErrorKind::Unavailable, "the backend panicked"));

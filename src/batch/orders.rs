@@ -114,9 +114,23 @@ fn an_item_is_not_left_waiting_for_a_timer_when_nothing_is_in_the_air() {
 fn a_full_batch_waits_for_no_timer() {
     explore(|| async {
         let (batcher, _) = batcher(&ExploredClock::new(false), WAIT, 1 + any(2));
-        let answers: Vec<_> = (0..2 * ENTRIES).map(|item| submitted(&batcher, item)).collect();
-        for (item, answer) in answers.into_iter().enumerate() {
-            assert_eq!(answer.await.unwrap(), Some(item));
+        let submitting: Vec<_> = (0..3)
+            .map(|_| {
+                let batcher = batcher.clone();
+                shuttle::future::spawn(async move {
+                    for item in 0..ENTRIES {
+                        drop(batcher.submit(item));
+                        turns(2).await;
+                    }
+                })
+            })
+            .collect();
+        for submits in submitting {
+            submits.await.unwrap();
+        }
+        // Without end if it waits.
+        while batcher.shared.lock().items.len() >= ENTRIES {
+            shuttle::future::yield_now().await;
         }
     });
 }

@@ -1,6 +1,6 @@
 //! Checks that hold in every order in which tasks can get their turns: [`explore`], [`exhaust`].
 //!
-//! A check runs some thousand times, each time in another order: its tasks run one at a time, and
+//! A check runs some hundred times, each time in another order: its tasks run one at a time, and
 //! at every await, lock, counter and wake-up it is chosen anew which goes on. A task that nothing
 //! can wake any more fails the check, so does one that goes on for ever. The orders are the same
 //! in each run of the tests; `SHUTTLE_RANDOM_SEED` chooses others, `DAWDLE_SCHEDULES` how many.
@@ -16,7 +16,7 @@ use shuttle::scheduler::{DfsScheduler, PctScheduler, RandomScheduler, Scheduler}
 use shuttle::{Config, MaxSteps, Runner};
 
 /// Schedules of each kind, unless the environment says otherwise.
-const SCHEDULES: usize = 1_000;
+const SCHEDULES: usize = 300;
 
 /// More steps than any check takes that comes to its end.
 const MOST_STEPS: usize = 200_000;
