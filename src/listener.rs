@@ -31,6 +31,9 @@ use crate::shutdown::{InFlight, Work};
 use crate::sync::AtomicUsize;
 use crate::wire::{self, Body};
 
+#[cfg(test)]
+mod orders;
+
 /// Between failed receives.
 const AFTER_ERRORS: Backoff = Backoff::exponential(Duration::from_millis(200), Duration::from_secs(5));
 

@@ -100,6 +100,17 @@ impl Room {
     }
 }
 
+#[cfg(test)]
+impl Room {
+    /// With `max_aside` as this was made with.
+    pub(crate) fn assert_all_back(&self, max_aside: usize) {
+        let size = self.pace.lock().unwrap().size;
+        assert_eq!(self.places.available_permits(), size);
+        assert_eq!(self.aside.available_permits(), max_aside);
+        assert_eq!(self.ending.available_permits(), self.max_ahead);
+    }
+}
+
 /// One received message's place, until it is dropped.
 pub(crate) struct Place {
     held: Mutex<OwnedSemaphorePermit>,
@@ -173,7 +184,7 @@ mod tests {
 
     #[test]
     fn every_place_comes_back_however_a_message_ends() {
-        explore(|| async {
+        explore(300, || async {
             let room = Arc::new(Room::new(1, 1, 1));
             let start = Instant::now();
             let message = |n: u32| {
@@ -199,9 +210,7 @@ mod tests {
                 }
                 let _ = message.await;
             }
-            let size = room.pace.lock().unwrap().size;
-            assert_eq!(room.places.available_permits(), size);
-            assert_eq!((room.aside.available_permits(), room.ending.available_permits()), (1, 1));
+            room.assert_all_back(1);
         });
     }
 }

@@ -135,7 +135,7 @@ mod tests {
     /// is dropped, and some never.
     #[test]
     fn a_drain_ends_whatever_the_work_does() {
-        explore(|| async {
+        explore(300, || async {
             let clock = Clock::from_explored(ExploredClock::new(true));
             let work = Work::default();
             let hung = (0..3).filter(|_| {

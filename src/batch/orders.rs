@@ -86,7 +86,7 @@ fn assert_at_rest(batcher: &Batcher<Echo>) {
 
 #[test]
 fn every_item_is_answered_in_no_more_requests_at_once_than_allowed() {
-    explore(|| async {
+    explore(300, || async {
         let (linger, at_once) = (WAIT * any(2) as u32, 1 + any(2));
         let (batcher, most) = batcher(&ExploredClock::new(true), linger, at_once);
         let answers: Vec<_> = (0..5).map(|item| submitted(&batcher, item)).collect();
@@ -101,7 +101,7 @@ fn every_item_is_answered_in_no_more_requests_at_once_than_allowed() {
 
 #[test]
 fn an_item_is_not_left_waiting_for_a_timer_when_nothing_is_in_the_air() {
-    explore(|| async {
+    explore(300, || async {
         let (batcher, _) = batcher(&ExploredClock::new(false), Duration::ZERO, 1 + any(2));
         let answers: Vec<_> = (0..5).map(|item| submitted(&batcher, item)).collect();
         for (item, answer) in answers.into_iter().enumerate() {
@@ -112,7 +112,7 @@ fn an_item_is_not_left_waiting_for_a_timer_when_nothing_is_in_the_air() {
 
 #[test]
 fn a_full_batch_waits_for_no_timer() {
-    explore(|| async {
+    explore(300, || async {
         let (batcher, _) = batcher(&ExploredClock::new(false), WAIT, 1 + any(2));
         let submitting: Vec<_> = (0..3)
             .map(|_| {
@@ -137,7 +137,7 @@ fn a_full_batch_waits_for_no_timer() {
 
 #[test]
 fn a_flush_waits_for_no_timer_and_ends() {
-    explore(|| async {
+    explore(300, || async {
         let (batcher, _) = batcher(&ExploredClock::new(false), WAIT, 1 + any(2));
         let flushes: Vec<_> = (0..2)
             .map(|item| {
@@ -162,7 +162,7 @@ fn a_flush_waits_for_no_timer_and_ends() {
 
 #[test]
 fn requests_that_panic_or_answer_too_little_leave_nobody_waiting() {
-    explore(|| async {
+    explore(300, || async {
         let (linger, at_once) = (WAIT * any(2) as u32, 1 + any(2));
         let (batcher, most) = batcher(&ExploredClock::new(true), linger, at_once);
         let answers: Vec<_> =
@@ -179,7 +179,7 @@ fn requests_that_panic_or_answer_too_little_leave_nobody_waiting() {
 
 #[test]
 fn a_runtime_that_ends_at_any_point_leaves_nobody_waiting() {
-    explore(|| async {
+    explore(300, || async {
         let clock = ExploredClock::new(true);
         let (linger, at_once) = (WAIT * any(2) as u32, 1 + any(2));
         let (batcher, _) = batcher(&clock, linger, at_once);

@@ -168,13 +168,19 @@ impl Bench {
         for (receipt, asked) in &*self.backend.0.lock().unwrap() {
             assert_eq!(asked.wrong, None, "{receipt}");
         }
-        assert!(self.leases.0.lock().is_empty());
+        self.leases.assert_empty();
+    }
+}
+
+impl Leases {
+    pub(crate) fn assert_empty(&self) {
+        assert!(self.0.lock().is_empty());
     }
 }
 
 #[test]
 fn nothing_is_extended_while_or_after_it_is_settled() {
-    explore(|| async {
+    explore(300, || async {
         let bench = Bench::new();
         let (keeper, stop) = bench.keeper();
         for worker in bench.workers() {
@@ -188,7 +194,7 @@ fn nothing_is_extended_while_or_after_it_is_settled() {
 
 #[test]
 fn nor_while_one_keeper_takes_over_from_another() {
-    explore(|| async {
+    explore(300, || async {
         let bench = Bench::new();
         let (first, stop_first) = bench.keeper();
         let workers = bench.workers();
@@ -208,7 +214,7 @@ fn nor_while_one_keeper_takes_over_from_another() {
 
 #[test]
 fn a_keeper_whose_runtime_ends_at_any_point_leaves_nobody_waiting() {
-    explore(|| async {
+    explore(300, || async {
         let bench = Bench::new();
         let (keeper, _) = bench.keeper();
         let workers = bench.workers();

@@ -3,7 +3,7 @@
 //! A check runs some hundred times, each time in another order: its tasks run one at a time, and
 //! at every await, lock, counter and wake-up it is chosen anew which goes on. A task that nothing
 //! can wake any more fails the check, so does one that goes on for ever. The orders are the same
-//! in each run of the tests; `SHUTTLE_RANDOM_SEED` chooses others, `DAWDLE_SCHEDULES` how many.
+//! in each run of the tests; `SHUTTLE_RANDOM_SEED` chooses others, `DAWDLE_SCHEDULES=10` takes ten times as many.
 //!
 //! What is not tried is what the processor's memory model allows beyond such orders.
 
@@ -14,9 +14,6 @@ use std::sync::atomic::Ordering;
 use shuttle::rand::Rng;
 use shuttle::scheduler::{DfsScheduler, PctScheduler, RandomScheduler, Scheduler};
 use shuttle::{Config, MaxSteps, Runner};
-
-/// Schedules of each kind, unless the environment says otherwise.
-const SCHEDULES: usize = 300;
 
 /// More steps than any check takes that comes to its end.
 const MOST_STEPS: usize = 200_000;
@@ -37,10 +34,10 @@ pub(crate) fn step() {
     }
 }
 
-/// Runs `check` under many schedules: half of them random, half with few changes of mind.
-pub(crate) fn explore<F: Future<Output = ()>>(check: impl Fn() -> F + Send + Sync + 'static) {
-    let schedules = std::env::var("DAWDLE_SCHEDULES").map_or(SCHEDULES, |count| count.parse().expect("a number"));
-    let check = Arc::new(check);
+/// Runs `check` under so many random schedules, and so many that change their mind little.
+pub(crate) fn explore<F: Future<Output = ()>>(schedules: usize, check: impl Fn() -> F + Send + Sync + 'static) {
+    let times: usize = std::env::var("DAWDLE_SCHEDULES").map_or(1, |times| times.parse().expect("a number"));
+    let (schedules, check) = (schedules * times, Arc::new(check));
     run(RandomScheduler::new_from_seed(1, schedules), Arc::clone(&check));
     run(PctScheduler::new_from_seed(1, CHANGES, schedules), check);
 }
