@@ -215,6 +215,7 @@ impl Dispatcher {
                 Triage::Hold(due) => {
                     place.step_aside();
                     tokio::select! {
+                        biased;
                         () = self.0.clock.sleep_until(due) => {}
                         () = stops.begin.raised() => return Verdict::GiveBack,
                     }
@@ -555,14 +556,15 @@ impl Dispatcher {
         place: Option<&Place>,
     ) -> Option<(Option<OwnedSemaphorePermit>, OwnedSemaphorePermit)> {
         let own = match &entry.limiter {
-            Some(limiter) => {
-                if limiter.available_permits() == 0
-                    && let Some(place) = place
-                {
-                    place.step_aside();
+            Some(limiter) => match Arc::clone(limiter).try_acquire_owned() {
+                Ok(own) => Some(own),
+                Err(_) => {
+                    if let Some(place) = place {
+                        place.step_aside();
+                    }
+                    Some(Arc::clone(limiter).acquire_owned().await.ok()?)
                 }
-                Some(Arc::clone(limiter).acquire_owned().await.ok()?)
-            }
+            },
             None => None,
         };
         let of_node = Arc::clone(&self.0.permits).acquire_owned().await.ok()?;
@@ -600,6 +602,7 @@ impl Siblings {
 
 async fn either(a: &Latch, b: &Latch) {
     tokio::select! {
+        biased;
         () = a.raised() => {}
         () = b.raised() => {}
     }

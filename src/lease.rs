@@ -142,6 +142,7 @@ impl Leases {
                     self.sweep().await;
                 }
                 None => tokio::select! {
+                    biased;
                     () = work => {}
                     () = stop.raised() => return,
                 },

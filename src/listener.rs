@@ -320,6 +320,7 @@ impl Listener {
                 delivery.message_id
             );
             tokio::select! {
+                biased;
                 () = self.engine.clock.sleep(pause) => {}
                 () = self.work.stops.abort.raised() => return false,
             }

@@ -17,6 +17,9 @@ use crate::settings::Settings;
 use crate::sync::Semaphore;
 use crate::wire;
 
+#[cfg(test)]
+mod orders;
+
 /// What `signal` leaves free of a message, so that a retry or a dead letter of it still fits.
 pub(crate) const RESERVE: usize = 16 * 1024;
 

@@ -1,6 +1,6 @@
 //! That permits come back, in every order of events and however a run ends.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,8 @@ use crate::retry::Backoff;
 use crate::room::Room;
 use crate::sync::explore::{any, explore, panic_quietly, turns};
 
+pub(crate) const HANDLERS: usize = 2;
+
 /// The runs that this node has at once, and those of its limited handler.
 const AT_ONCE: usize = 2;
 const LIMITED: usize = 1;
@@ -25,10 +27,10 @@ pub(crate) struct Step {
     pub(crate) number: usize,
 }
 
-/// How often each event was handled, and how many runs there were at once.
+/// Which handlers have handled which events, and how many runs there were at once.
 #[derive(Default)]
 pub(crate) struct Log {
-    pub(crate) handled: Mutex<HashMap<usize, usize>>,
+    pub(crate) handled: Mutex<HashSet<(String, usize)>>,
     running: AtomicRuns,
 }
 
@@ -73,7 +75,7 @@ impl Handler<Step> for Erratic {
             3 => std::future::pending().await,
             _ => {}
         }
-        *self.log.handled.lock().unwrap().entry(event.number).or_default() += 1;
+        self.log.handled.lock().unwrap().insert((cx.handler().to_owned(), event.number));
         Ok(())
     }
 }

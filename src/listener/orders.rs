@@ -2,10 +2,10 @@
 
 use super::*;
 use crate::backend::Limits;
-use crate::backend::memory::MemoryBackend;
+use crate::backend::memory::{Action, Fault, MemoryBackend};
 use crate::clock::ExploredClock;
-use crate::dispatcher::orders::{body, dispatcher, settings};
-use crate::sync::explore::{explore, turns};
+use crate::dispatcher::orders::{HANDLERS, body, dispatcher, settings};
+use crate::sync::explore::{any, explore, turns};
 
 const MESSAGES: usize = 4;
 
@@ -29,9 +29,13 @@ fn whatever_happens_everything_is_handled_a_drain_ends_and_all_comes_back() {
         for number in 0..MESSAGES {
             backend.send(Lane::Message, &[Outgoing::new(body(number))]).await.remove(0).unwrap();
         }
+        for action in [Action::Receive, Action::Extend, Action::Send, Action::Settle] {
+            let fault = [Fault::unavailable, Fault::answer_lost, Fault::throttled][any(3)];
+            backend.fail(fault(action).times(any(4) as u32));
+        }
         let listener = Listener::start(engine.clone(), Arc::new(()));
         // Without end if one is forgotten.
-        while log.handled.lock().unwrap().len() < MESSAGES {
+        while log.handled.lock().unwrap().len() < HANDLERS * MESSAGES {
             shuttle::future::yield_now().await;
         }
         turns(20).await;
