@@ -16,7 +16,7 @@ use shuttle::scheduler::{DfsScheduler, PctScheduler, RandomScheduler, Scheduler}
 use shuttle::{Config, MaxSteps, Runner};
 
 /// More steps than any check takes that comes to its end.
-const MOST_STEPS: usize = 200_000;
+const MOST_STEPS: usize = 50_000;
 
 /// How many changes of mind the schedules have that otherwise follow fixed priorities.
 const CHANGES: usize = 3;
