@@ -6,13 +6,14 @@
 //! entry.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
 use crate::backend::BoxFuture;
 use crate::clock::{Clock, catch_panic};
+use crate::sync::{Mutex, MutexGuard, Notify};
 
 /// What a [`Batcher`] does with a batch.
 pub(crate) trait Work: Send + Sync + 'static {
@@ -123,15 +124,16 @@ impl<W: Work> Batcher<W> {
         if wait.is_zero() || queue.hurry || shared.is_full(&queue) {
             queue.in_the_air += 1;
             drop(queue);
-            let in_the_air = InTheAir(batcher);
+            let in_the_air = InTheAir { batcher, landed: false };
             shared.clock.spawn(in_the_air.work_off());
         } else if !queue.lingering {
             queue.lingering = true;
             drop(queue);
-            let lingering = Lingering(batcher);
+            let mut lingering = Lingering { batcher, over: false };
             shared.clock.spawn(async move {
-                lingering.0.shared.clock.sleep(wait).await;
-                let batcher = lingering.0.clone();
+                lingering.batcher.shared.clock.sleep(wait).await;
+                lingering.over = true;
+                let batcher = lingering.batcher.clone();
                 drop(lingering);
                 {
                     let mut queue = batcher.shared.lock();
@@ -140,40 +142,46 @@ impl<W: Work> Batcher<W> {
                     }
                     queue.in_the_air += 1;
                 }
-                InTheAir(batcher).work_off().await;
+                InTheAir { batcher, landed: false }.work_off().await;
             });
         }
     }
 }
 
 /// A timer that runs for the next batch; counted so also when its runtime ends under it.
-struct Lingering<W: Work>(Batcher<W>);
+struct Lingering<W: Work> {
+    batcher: Batcher<W>,
+    over: bool,
+}
 
 impl<W: Work> Drop for Lingering<W> {
     fn drop(&mut self) {
-        self.0.shared.lock().lingering = false;
+        let shared = &self.batcher.shared;
+        let mut queue = shared.lock();
+        queue.lingering = false;
+        shared.leave(queue, self.over);
     }
 }
 
 /// One request in the air; counted so until it is dropped, also when its runtime ends under it.
-struct InTheAir<W: Work>(Batcher<W>);
+struct InTheAir<W: Work> {
+    batcher: Batcher<W>,
+    landed: bool,
+}
 
 impl<W: Work> Drop for InTheAir<W> {
     fn drop(&mut self) {
-        let mut queue = self.0.shared.lock();
+        let shared = &self.batcher.shared;
+        let mut queue = shared.lock();
         queue.in_the_air -= 1;
-        if queue.in_the_air == 0 && queue.items.is_empty() {
-            queue.hurry = false;
-            drop(queue);
-            self.0.shared.empty.notify_waiters();
-        }
+        shared.leave(queue, self.landed);
     }
 }
 
 impl<W: Work> InTheAir<W> {
     /// Sends batch after batch until nothing is left that should not wait.
-    async fn work_off(self) {
-        let shared = &*self.0.shared;
+    async fn work_off(mut self) {
+        let shared = &*self.batcher.shared;
         loop {
             let (items, answers) = shared.take();
             if !items.is_empty() {
@@ -192,7 +200,8 @@ impl<W: Work> InTheAir<W> {
                 break;
             }
         }
-        let batcher = self.0.clone();
+        let batcher = self.batcher.clone();
+        self.landed = true;
         drop(self);
         batcher.start(batcher.shared.lock());
     }
@@ -201,6 +210,25 @@ impl<W: Work> InTheAir<W> {
 impl<W: Work> Shared<W> {
     fn lock(&self) -> MutexGuard<'_, Queue<W>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The end of a timer or a request. After one that did not come to its end nobody sends what
+    /// waits: a closed channel is the answer to it.
+    fn leave(&self, mut queue: MutexGuard<'_, Queue<W>>, came_to_its_end: bool) {
+        if queue.in_the_air > 0 {
+            return;
+        }
+        let mut left = VecDeque::new();
+        if !came_to_its_end {
+            left = std::mem::take(&mut queue.items);
+            queue.bytes = 0;
+        }
+        if queue.items.is_empty() {
+            queue.hurry = false;
+            drop(queue);
+            drop(left);
+            self.empty.notify_waiters();
+        }
     }
 
     fn is_full(&self, queue: &Queue<W>) -> bool {
@@ -230,6 +258,9 @@ impl<W: Work> Shared<W> {
         (items, answers)
     }
 }
+
+#[cfg(test)]
+mod orders;
 
 #[cfg(test)]
 mod tests {

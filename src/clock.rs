@@ -17,9 +17,13 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+#[cfg(test)]
+mod explored;
 mod threads;
 mod virtual_clock;
 
+#[cfg(test)]
+pub(crate) use explored::ExploredClock;
 pub use virtual_clock::VirtualClock;
 
 /// The longest that a sleep on the system's clock trusts the clock before looking again: a wall
@@ -41,6 +45,8 @@ enum Source {
     #[default]
     System,
     Virtual(VirtualClock),
+    #[cfg(test)]
+    Explored(ExploredClock),
 }
 
 impl std::fmt::Debug for Clock {
@@ -48,6 +54,8 @@ impl std::fmt::Debug for Clock {
         match &self.source {
             Source::System => f.write_str("Clock::system()"),
             Source::Virtual(clock) => clock.fmt(f),
+            #[cfg(test)]
+            Source::Explored(_) => f.write_str("Clock::explored()"),
         }
     }
 }
@@ -68,8 +76,14 @@ impl Clock {
         Clock { offset_ms: Some(Arc::new(offset_ms)), ..self }
     }
 
+    #[cfg(test)]
+    pub(crate) fn from_explored(clock: ExploredClock) -> Self {
+        Clock { source: Source::Explored(clock), offset_ms: None }
+    }
+
+    /// Whether it is a test's.
     pub(crate) fn is_virtual(&self) -> bool {
-        matches!(self.source, Source::Virtual(_))
+        !matches!(self.source, Source::System)
     }
 
     /// The wall time.
@@ -77,6 +91,8 @@ impl Clock {
         let now = match &self.source {
             Source::System => SystemTime::now(),
             Source::Virtual(clock) => clock.now(),
+            #[cfg(test)]
+            Source::Explored(clock) => clock.now(),
         };
         let offset = self.offset_ms.as_ref().map_or(0, |offset| offset());
         let span = Duration::from_millis(offset.unsigned_abs());
@@ -88,6 +104,8 @@ impl Clock {
         match &self.source {
             Source::System => Instant::now(),
             Source::Virtual(clock) => clock.instant(),
+            #[cfg(test)]
+            Source::Explored(clock) => clock.instant(),
         }
     }
 
@@ -96,6 +114,8 @@ impl Clock {
         match &self.source {
             Source::System => system_sleep(span).await,
             Source::Virtual(clock) => clock.sleep_until(later(clock.now(), span)).await,
+            #[cfg(test)]
+            Source::Explored(clock) => clock.sleep(span).await,
         }
     }
 
@@ -108,6 +128,8 @@ impl Clock {
             match &self.source {
                 Source::System => system_sleep(left.min(LOOK_AGAIN)).await,
                 Source::Virtual(clock) => clock.sleep_until(later(clock.now(), left)).await,
+                #[cfg(test)]
+                Source::Explored(clock) => clock.sleep(left).await,
             }
         }
     }
@@ -133,27 +155,35 @@ impl Clock {
     {
         let (work, receiver) = answering(future);
         let handle = match &self.source {
-            Source::System => match threads::handle() {
-                Some(threads) => threads.spawn(work),
-                None => tokio::spawn(work),
-            },
+            Source::System => spawn_on(threads::handle(), work),
             Source::Virtual(clock) => tokio::spawn(clock.track(work, false)),
+            #[cfg(test)]
+            Source::Explored(clock) => return Task { receiver, abort: Abort::Explored(clock.spawn(work)) },
         };
-        Task { receiver, abort: handle.abort_handle() }
+        Task { receiver, abort: Abort::Tokio(handle.abort_handle()) }
     }
 
-    /// Runs a user's code as a task of the user's runtime: it may wait for anything, a real
-    /// database included, and a virtual clock lets it.
-    pub(crate) fn spawn_user<F>(&self, runtime: &Handle, future: F) -> Task<F::Output>
+    /// Runs a user's code as a task of the user's runtime, or of the current one: it may wait for
+    /// anything, a real database included, and a virtual clock lets it.
+    pub(crate) fn spawn_user<F>(&self, runtime: Option<&Handle>, future: F) -> Task<F::Output>
     where
         F: Future<Output: Send> + Send + 'static,
     {
         let (work, receiver) = answering(future);
         let handle = match &self.source {
-            Source::System => runtime.spawn(work),
-            Source::Virtual(clock) => runtime.spawn(clock.track(work, true)),
+            Source::System => spawn_on(runtime, work),
+            Source::Virtual(clock) => spawn_on(runtime, clock.track(work, true)),
+            #[cfg(test)]
+            Source::Explored(clock) => return Task { receiver, abort: Abort::Explored(clock.spawn(work)) },
         };
-        Task { receiver, abort: handle.abort_handle() }
+        Task { receiver, abort: Abort::Tokio(handle.abort_handle()) }
+    }
+}
+
+fn spawn_on(runtime: Option<&Handle>, work: impl Future<Output = ()> + Send + 'static) -> tokio::task::JoinHandle<()> {
+    match runtime {
+        Some(runtime) => runtime.spawn(work),
+        None => tokio::spawn(work),
     }
 }
 
@@ -204,13 +234,24 @@ pub(crate) enum TaskError {
 #[derive(Debug)]
 pub(crate) struct Task<T> {
     receiver: oneshot::Receiver<Result<T, String>>,
-    abort: tokio::task::AbortHandle,
+    abort: Abort,
+}
+
+#[derive(Debug)]
+enum Abort {
+    Tokio(tokio::task::AbortHandle),
+    #[cfg(test)]
+    Explored(shuttle::future::AbortHandle),
 }
 
 impl<T> Task<T> {
     /// Stops the task at its next await.
     pub(crate) fn abort(&self) {
-        self.abort.abort();
+        match &self.abort {
+            Abort::Tokio(handle) => handle.abort(),
+            #[cfg(test)]
+            Abort::Explored(handle) => handle.abort(),
+        }
     }
 }
 
@@ -265,8 +306,8 @@ pub(crate) struct Latch(Arc<LatchState>);
 
 #[derive(Debug, Default)]
 struct LatchState {
-    raised: std::sync::atomic::AtomicBool,
-    notify: tokio::sync::Notify,
+    raised: crate::sync::AtomicBool,
+    notify: crate::sync::Notify,
 }
 
 impl Latch {
@@ -288,5 +329,29 @@ impl Latch {
         if !self.is_raised() {
             notified.await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync::explore::exhaust;
+
+    #[test]
+    fn whoever_waits_for_a_latch_is_woken_in_every_order() {
+        let schedules = exhaust(|| async {
+            let latch = Latch::default();
+            let waiting = (0..2).map(|_| {
+                let latch = latch.clone();
+                shuttle::future::spawn(async move { latch.raised().await })
+            });
+            let waiting: Vec<_> = waiting.collect();
+            latch.raise();
+            for waits in waiting {
+                waits.await.unwrap();
+            }
+            assert!(latch.is_raised());
+        });
+        assert!(schedules > 100, "{schedules}");
     }
 }

@@ -350,7 +350,7 @@ impl Dawdle {
             return Err(Error::new(ErrorKind::ShutDown, "this Dawdle has been shut down; it cannot listen"));
         }
         if listener.is_none() {
-            *listener = Some(Listener::start(self.0.engine.clone(), self.as_any(), runtime));
+            *listener = Some(Listener::start(self.0.engine.clone(), self.as_any(), Some(runtime)));
         }
         Ok(())
     }

@@ -7,15 +7,15 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::backend::Delivery;
-use crate::clock::{Clock, Latch, TaskError, later};
+use crate::clock::{Clock, Latch, Task, TaskError, later};
 use crate::delay::{self, HOLD};
 use crate::envelope::{Data, Death, Envelope};
 use crate::event::{self, Event, EventId};
@@ -29,7 +29,11 @@ use crate::registry::{Entry, Registry};
 use crate::room::Place;
 use crate::settings::Settings;
 use crate::shutdown::Stops;
+use crate::sync::{AtomicUsize, Semaphore};
 use crate::wire::{self, Body, Unreadable};
+
+#[cfg(test)]
+pub(crate) mod orders;
 
 /// The most of a handler's error that a dead letter keeps, in bytes.
 const MAX_ERROR: usize = 4096;
@@ -230,6 +234,7 @@ impl Dispatcher {
                 Triage::Hold(due) => {
                     place.step_aside();
                     tokio::select! {
+                        biased;
                         () = self.0.clock.sleep_until(due) => {}
                         () = stops.begin.raised() => return Verdict::GiveBack,
                     }
@@ -553,20 +558,19 @@ impl Dispatcher {
             }
             Some(Next::new(&dispatcher.0.middleware, &*handler).run(&cx, &*running).await)
         });
-        let mut task = shared.clock.spawn_user(&self.runtime()?, run);
+        let mut task = Attended(shared.clock.spawn_user(self.runtime().as_ref(), run));
         let limit = shared.clock.sleep(entry.timeout);
         tokio::pin!(limit);
         let mut told = false;
         let outcome = loop {
             tokio::select! {
                 biased;
-                ended = &mut task => break match ended {
+                ended = &mut task.0 => break match ended {
                     Ok(outcome) => outcome?,
                     Err(TaskError::Panicked(text)) => Err(Failure::retry(format!("panicked: {text}"))),
                     Err(TaskError::Aborted) => return None,
                 },
                 () = &mut limit => {
-                    task.abort();
                     if start.compare_exchange(WAITING, WITHDRAWN, Ordering::AcqRel, Ordering::Acquire).is_ok() {
                         // Its attempt was not spent; another node may have a thread for it.
                         tracing::error!(
@@ -579,10 +583,7 @@ impl Dispatcher {
                     }
                     break Err(Failure::retry(format!("timed out after {:?}", entry.timeout)));
                 }
-                () = stops.abort.raised() => {
-                    task.abort();
-                    return None;
-                }
+                () = stops.abort.raised() => return None,
                 () = either(&stops.cancel, lost), if !told => {
                     told = true;
                     cancelled.raise();
@@ -603,18 +604,29 @@ impl Dispatcher {
         place: Option<&Place>,
     ) -> Option<(Option<OwnedSemaphorePermit>, OwnedSemaphorePermit)> {
         let own = match &entry.limiter {
-            Some(limiter) => {
-                if limiter.available_permits() == 0
-                    && let Some(place) = place
-                {
-                    place.step_aside();
+            Some(limiter) => match Arc::clone(limiter).try_acquire_owned() {
+                Ok(own) => Some(own),
+                Err(_) => {
+                    if let Some(place) = place {
+                        place.step_aside();
+                    }
+                    Some(Arc::clone(limiter).acquire_owned().await.ok()?)
                 }
-                Some(Arc::clone(limiter).acquire_owned().await.ok()?)
-            }
+            },
             None => None,
         };
         let of_node = Arc::clone(&self.0.permits).acquire_owned().await.ok()?;
         Some((own, of_node))
+    }
+}
+
+/// A run that is dropped when nobody waits for its end any more: nobody would stop it then, and
+/// one that hangs would keep its permits.
+struct Attended(Task<Option<Outcome>>);
+
+impl Drop for Attended {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -638,6 +650,7 @@ impl Siblings {
 
 async fn either(a: &Latch, b: &Latch) {
     tokio::select! {
+        biased;
         () = a.raised() => {}
         () = b.raised() => {}
     }

@@ -7,14 +7,13 @@
 //! has been given back.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
-
-use tokio::sync::Notify;
 
 use crate::backend::{Backend, Delivery, Lane, Receipt};
 use crate::clock::{Clock, Latch, guarded};
 use crate::error::ErrorKind;
+use crate::sync::{Mutex, MutexGuard, Notify};
 
 /// Sweeps per lease.
 const SWEEPS: u32 = 6;
@@ -143,6 +142,7 @@ impl Leases {
                     self.sweep().await;
                 }
                 None => tokio::select! {
+                    biased;
                     () = work => {}
                     () = stop.raised() => return,
                 },
@@ -157,7 +157,8 @@ impl Leases {
         let mut due: HashMap<(Lane, Duration), Vec<(String, Receipt)>> = HashMap::new();
         let mut lost = Vec::new();
         for (id, lease) in self.0.lock().iter_mut() {
-            if !lease.is_held() {
+            // One that another keeper is extending is that keeper's.
+            if !lease.is_held() || lease.extending {
                 continue;
             }
             if now >= lease.ends {
@@ -173,24 +174,26 @@ impl Leases {
         lost.iter().for_each(Latch::raise);
         let batches = due.into_iter().flat_map(|((lane, span), leases)| {
             let batches: Vec<_> = leases.chunks(limits.max_batch_entries.max(1)).map(<[_]>::to_vec).collect();
-            batches.into_iter().map(move |batch| self.extend(lane, span, batch))
+            batches.into_iter().map(move |batch| (lane, span, Extending { leases: self, batch }))
         });
-        futures_util::future::join_all(batches).await;
+        // All of them at once, so that each is unmarked whatever becomes of the others.
+        let batches: Vec<_> = batches.collect();
+        let extended = batches.into_iter().map(|(lane, span, batch)| self.extend(lane, span, batch));
+        futures_util::future::join_all(extended).await;
     }
 
-    async fn extend(&self, lane: Lane, span: Duration, batch: Vec<(String, Receipt)>) {
+    async fn extend(&self, lane: Lane, span: Duration, extending: Extending<'_>) {
         let asked = self.0.clock.instant();
-        let receipts: Vec<Receipt> = batch.iter().map(|(_, receipt)| receipt.clone()).collect();
-        // A backend that panics is one that does not answer: the table must not stay marked.
-        let extending = guarded("extending leases", self.0.backend.extend(lane, &receipts, span));
+        let receipts: Vec<Receipt> = extending.batch.iter().map(|(_, receipt)| receipt.clone()).collect();
+        // A backend that panics, even before it begins to wait, is one that does not answer.
+        let answered = guarded("extending leases", async { self.0.backend.extend(lane, &receipts, span).await });
         // An answer that takes longer is no use: the next sweep asks again.
-        let answers = self.0.clock.timeout(span / 3, extending).await.flatten().unwrap_or_default();
+        let answers = self.0.clock.timeout(span / 3, answered).await.flatten().unwrap_or_default();
         let mut lost = Vec::new();
         {
             let mut table = self.0.lock();
-            for (at, (id, receipt)) in batch.iter().enumerate() {
+            for (at, (id, receipt)) in extending.batch.iter().enumerate() {
                 let Some(lease) = table.get_mut(id) else { continue };
-                lease.extending = false;
                 match answers.get(at) {
                     // A newer receive has set its own end.
                     _ if lease.receipt != *receipt => {}
@@ -206,7 +209,28 @@ impl Leases {
             }
         }
         lost.iter().for_each(Latch::raise);
-        self.0.answered.notify_waiters();
+    }
+}
+
+/// Leases that are being extended: marked as such until this is dropped, also when the keeper's
+/// runtime ends under it.
+struct Extending<'a> {
+    leases: &'a Leases,
+    batch: Vec<(String, Receipt)>,
+}
+
+impl Drop for Extending<'_> {
+    fn drop(&mut self) {
+        let shared = &self.leases.0;
+        {
+            let mut table = shared.lock();
+            for (id, _) in &self.batch {
+                if let Some(lease) = table.get_mut(id) {
+                    lease.extending = false;
+                }
+            }
+        }
+        shared.answered.notify_waiters();
     }
 }
 
@@ -242,6 +266,9 @@ pub(crate) fn start_keeper(leases: &Leases, stop: &Latch) {
         clock.spawn(async move { fallback.0.keep(fallback.1).await });
     }
 }
+
+#[cfg(test)]
+mod orders;
 
 #[cfg(test)]
 mod tests {

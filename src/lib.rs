@@ -76,6 +76,7 @@ pub mod reason;
 mod redact;
 mod retry;
 mod settings;
+mod sync;
 mod wire;
 
 // Seams: traits, with their guarantees written on them. Backends are rooms of `backend`.

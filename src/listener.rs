@@ -12,7 +12,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;
@@ -31,7 +31,11 @@ use crate::sender::{Parcel, Sender, is_group};
 use crate::settings::Settings;
 use crate::settle::Settler;
 use crate::shutdown::{InFlight, Work};
+use crate::sync::AtomicUsize;
 use crate::wire::{self, Body};
+
+#[cfg(test)]
+mod orders;
 
 /// Between failed receives.
 const AFTER_ERRORS: Backoff = Backoff::exponential(Duration::from_millis(200), Duration::from_secs(5));
@@ -78,11 +82,11 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    /// Starts receiving. `runtime` is what handlers run on; when it ends, so does the listener.
-    pub(crate) fn start(engine: Engine, instance: Arc<dyn Any + Send + Sync>, runtime: &Handle) -> Arc<Self> {
+    /// Starts receiving. `runtime` is what handlers run on, where it is known; when it ends, so does
+    /// the listener.
+    pub(crate) fn start(engine: Engine, instance: Arc<dyn Any + Send + Sync>, runtime: Option<&Handle>) -> Arc<Self> {
         let settings = &engine.settings;
         let unleased = Latch::default();
-        engine.dispatcher.set_runtime(runtime.clone());
         lease::start_keeper(&engine.leases, &unleased);
         let listener = Arc::new(Listener {
             work: Work::default(),
@@ -93,8 +97,11 @@ impl Listener {
             engine,
             _instance: instance,
         });
-        if !listener.engine.clock.is_virtual() {
-            runtime.spawn(Listener::end_with_runtime(Arc::clone(&listener)));
+        if let Some(runtime) = runtime {
+            listener.engine.dispatcher.set_runtime(runtime.clone());
+            if !listener.engine.clock.is_virtual() {
+                runtime.spawn(Listener::end_with_runtime(Arc::clone(&listener)));
+            }
         }
         listener.engine.lanes().for_each(|lane| listener.engine.monitor.listen(lane, true));
         listener.add_receiver();
@@ -172,7 +179,9 @@ impl Listener {
             let (asked, start) = (room.len(), self.engine.clock.instant());
             let received = tokio::select! {
                 biased;
-                received = guarded("a receive", self.engine.backend.receive(Lane::Message, asked)) => received,
+                received = guarded("a receive", async {
+                    self.engine.backend.receive(Lane::Message, asked).await
+                }) => received,
                 () = self.poll_is_over() => return,
             };
             let panicked = || Err(Error::new(ErrorKind::Unavailable, "the backend panicked"));
@@ -344,6 +353,7 @@ impl Listener {
                 delivery.message_id
             );
             tokio::select! {
+                biased;
                 () = self.engine.clock.sleep(pause) => {}
                 () = self.work.stops.abort.raised() => return false,
             }

@@ -5,13 +5,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
-
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Place;
 use crate::handler::{ErasedHandler, LinkedHandler, Registration, StateNeed, States, Wants};
 use crate::retry::Backoff;
 use crate::settings::Settings;
+use crate::sync::Semaphore;
 
 /// The longest timeout of a handler where a lease has an end: 11 hours of SQS's 12.
 const MAX_TIMEOUT: Duration = Duration::from_secs(11 * 3600);

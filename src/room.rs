@@ -5,10 +5,12 @@
 //! message that is held until it is due, that waits for its one handler's own limit, or whose
 //! handlers have ended, leaves its place to another, within bounds.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::sync::{Mutex, Semaphore};
 
 /// The least that is received ahead.
 const LEAST_AHEAD: usize = 10;
@@ -98,6 +100,17 @@ impl Room {
     }
 }
 
+#[cfg(test)]
+impl Room {
+    /// With `max_aside` as this was made with.
+    pub(crate) fn assert_all_back(&self, max_aside: usize) {
+        let size = self.pace.lock().unwrap().size;
+        assert_eq!(self.places.available_permits(), size);
+        assert_eq!(self.aside.available_permits(), max_aside);
+        assert_eq!(self.ending.available_permits(), self.max_ahead);
+    }
+}
+
 /// One received message's place, until it is dropped.
 pub(crate) struct Place {
     held: Mutex<OwnedSemaphorePermit>,
@@ -128,6 +141,7 @@ impl Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sync::explore::{any, explore, turns};
 
     #[tokio::test]
     async fn prefetch_follows_rate_times_latency_within_its_bounds() {
@@ -166,5 +180,37 @@ mod tests {
         places.iter().for_each(Place::end);
         let third = room.try_place();
         assert!(third.is_some() && room.try_place().is_none());
+    }
+
+    #[test]
+    fn every_place_comes_back_however_a_message_ends() {
+        explore(300, || async {
+            let room = Arc::new(Room::new(1, 1, 1));
+            let start = Instant::now();
+            let message = |n: u32| {
+                let room = Arc::clone(&room);
+                let task = shuttle::future::spawn(async move {
+                    let place = room.place().await.unwrap();
+                    turns(2).await;
+                    place.step_aside();
+                    turns(2).await;
+                    place.end();
+                    turns(2).await;
+                    drop(place);
+                    room.received(Duration::from_secs(1));
+                    room.finished(start + WINDOW * n);
+                });
+                (task, any(2) == 0)
+            };
+            let messages: Vec<_> = (0..5).map(message).collect();
+            for (message, dropped) in messages {
+                if dropped {
+                    turns(6).await;
+                    message.abort();
+                }
+                let _ = message.await;
+            }
+            room.assert_all_back(1);
+        });
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::backend::{Backend, BoxFuture, Lane, Limits, Outgoing};
 use crate::batch::{Batcher, Pace, Work};
@@ -14,7 +14,11 @@ use crate::envelope::Envelope;
 use crate::error::{Error, ErrorKind, Result};
 use crate::retry::Backoff;
 use crate::settings::Settings;
+use crate::sync::Semaphore;
 use crate::wire;
+
+#[cfg(test)]
+mod orders;
 
 /// What `signal` leaves free of a message, so that a retry or a dead letter of it still fits.
 pub(crate) const RESERVE: usize = 16 * 1024;

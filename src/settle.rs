@@ -1,7 +1,7 @@
 //! Ending deliveries: acks and releases in batches, and the memory of what could not be deleted.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use crate::backend::{Backend, BoxFuture, Lane, Receipt, Settle, Settlement};
@@ -10,6 +10,7 @@ use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::retry::Backoff;
 use crate::settings::Settings;
+use crate::sync::{Mutex, MutexGuard};
 
 /// Settle requests under way at once, per lane.
 const AT_ONCE: usize = 16;
@@ -86,7 +87,7 @@ impl Settler {
         }
     }
 
-    fn finished(&self) -> std::sync::MutexGuard<'_, Remembered> {
+    fn finished(&self) -> MutexGuard<'_, Remembered> {
         self.finished.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

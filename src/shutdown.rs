@@ -9,12 +9,11 @@
 //! Whatever is left when the deadline comes is on the queue still, and its lease ends by itself.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::Notify;
-
 use crate::clock::{Clock, Latch};
+use crate::sync::{AtomicUsize, Notify};
 
 /// What the end of a drain is kept for: settling.
 const FOR_SETTLING: Duration = Duration::from_secs(5);
@@ -110,5 +109,58 @@ impl Drop for Counted {
         if self.0.count.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.0.none.notify_waiters();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ExploredClock;
+    use crate::sync::explore::{any, exhaust, explore, turns};
+
+    #[test]
+    fn whoever_waits_for_the_last_to_end_is_woken_in_every_order() {
+        let schedules = exhaust(|| async {
+            let busy = InFlight::default();
+            for guard in [busy.guard(), busy.guard()] {
+                shuttle::future::spawn(async move { drop(guard) });
+            }
+            busy.none().await;
+            assert_eq!(busy.count(), 0);
+        });
+        assert!(schedules > 100, "{schedules}");
+    }
+
+    /// Some of the work ends by itself, some when it is told to begin nothing, to come to an end or
+    /// is dropped, and some never.
+    #[test]
+    fn a_drain_ends_whatever_the_work_does() {
+        explore(300, || async {
+            let clock = Clock::from_explored(ExploredClock::new(true));
+            let work = Work::default();
+            let hung = (0..3).filter(|_| {
+                let (guard, stops, obeys) = (work.busy.guard(), work.stops.clone(), any(5));
+                clock.spawn(async move {
+                    let _guard = guard;
+                    match obeys {
+                        0 => turns(5).await,
+                        1 => stops.begin.raised().await,
+                        2 => stops.cancel.raised().await,
+                        3 => stops.abort.raised().await,
+                        _ => std::future::pending().await,
+                    }
+                });
+                obeys == 4
+            });
+            let hung = hung.count();
+            turns(3).await;
+            work.drain(&clock, Duration::from_secs(25)).await;
+            assert!(work.stops.begin.is_raised() && work.stops.cancel.is_raised() && work.stops.abort.is_raised());
+            turns(100).await;
+            if hung == 0 {
+                work.busy.none().await;
+            }
+            assert!(work.busy.count() >= hung);
+        });
     }
 }
