@@ -53,6 +53,13 @@ pub trait TypedEvent: Event + Serialize + DeserializeOwned {
     const KIND: &'static str;
     /// Further names under which it is read: those it had before it was renamed.
     const ALIASES: &'static [&'static str];
+
+    /// What deduplication goes by when the event is signalled without a
+    /// [`.key(..)`](crate::Signal::key): what `#[event(key = "..")]` makes of its fields. `None`,
+    /// where its type names no key: then it goes by the event's id.
+    fn dedup_key(&self) -> Option<String> {
+        None
+    }
 }
 
 /// The identity of one signalled event: the CloudEvents `id`.

@@ -79,6 +79,15 @@ impl Context {
         &self.envelope.kind
     }
 
+    /// What deduplication goes by: the key that the event was signalled with, else its id. Together
+    /// with the kind and the handler it names this effect, for an idempotency key or a unique
+    /// constraint of the application's own.
+    pub fn key(&self) -> &str {
+        // A key of no bytes, of another producer, would make one event of many.
+        let key = self.envelope.dedup_key.as_deref().filter(|key| !key.is_empty());
+        key.unwrap_or(self.envelope.id.as_str())
+    }
+
     /// The name of the handler that runs.
     pub fn handler(&self) -> &str {
         &self.handler
