@@ -1,7 +1,8 @@
-//! For tests: a [`Harness`] on a clock that the test moves, and the [`conformance`] suite that
-//! every backend passes.
+//! For tests: a [`Harness`] on a clock that the test moves, and the suites that every backend
+//! ([`conformance`]) and every store of finished work ([`dedupe_conformance`]) passes.
 
 pub mod conformance;
+pub mod dedupe_conformance;
 mod harness;
 mod recorder;
 
