@@ -175,6 +175,12 @@ pub(crate) fn canonical_kind(name: &str) -> Option<&'static str> {
     names.get(name).copied()
 }
 
+/// The kinds that are linked in.
+#[cfg(feature = "testing")]
+pub(crate) fn kinds() -> impl Iterator<Item = &'static str> {
+    inventory::iter::<EventRegistration>().map(|event| event.kind)
+}
+
 /// Refuses two linked-in events that share a name.
 pub(crate) fn check_registered() -> Result<()> {
     let mut seen: HashMap<&str, &EventRegistration> = HashMap::new();

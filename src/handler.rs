@@ -416,6 +416,25 @@ impl Registration {
     }
 }
 
+#[cfg(feature = "testing")]
+impl Registration {
+    /// The one kind that it handles; `None` for every kind.
+    pub(crate) fn kind(&self) -> Option<&'static str> {
+        match self.wants {
+            Wants::Kind(kind) => Some(kind),
+            Wants::All { .. } => None,
+        }
+    }
+
+    /// A handler called `name` that does nothing with events of `kind`.
+    pub(crate) fn ignoring(name: &'static str, kind: &'static str) -> Self {
+        struct Ignoring;
+        let nothing: HandlerFn = |_, _| Box::pin(std::future::ready(Ok(())));
+        let place = Place { file: file!(), line: line!() };
+        Registration::new(TypeId::of::<Ignoring>(), name, place, Wants::Kind(kind)).run_fn(nothing)
+    }
+}
+
 impl fmt::Debug for Registration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Registration")

@@ -431,7 +431,12 @@ fn down<T>() -> dawdle::Result<T> {
 }
 
 impl DedupeStore for Flaky {
-    fn begin<'a>(&'a self, key: &'a DedupeKey, now: SystemTime, lease: Duration) -> BoxFuture<'a, dawdle::Result<Begun>> {
+    fn begin<'a>(
+        &'a self,
+        key: &'a DedupeKey,
+        now: SystemTime,
+        lease: Duration,
+    ) -> BoxFuture<'a, dawdle::Result<Begun>> {
         if self.begin_fails.load(Ordering::Relaxed) {
             return Box::pin(async { down() });
         }
@@ -611,7 +616,11 @@ mod keys {
         node.time.settle().await;
         let letters = node.dead_letters().await;
         assert_eq!((node.done(), letters.len()), (2, 1));
-        assert!(letters[0].reason.contains("1025 bytes") && letters[0].reason.contains("1024"), "{}", letters[0].reason);
+        assert!(
+            letters[0].reason.contains("1025 bytes") && letters[0].reason.contains("1024"),
+            "{}",
+            letters[0].reason
+        );
     }
 }
 
@@ -724,7 +733,8 @@ mod file {
         assert_eq!(error.kind(), ErrorKind::Queue);
         let text = error.to_string();
         assert!(text.contains("queue.db") && text.contains("SqliteStore::open"), "{text}");
-        std::fs::write(folder.path().join("text"), "no database at all, but longer than a header of SQLite has it").unwrap();
+        std::fs::write(folder.path().join("text"), "no database at all, but longer than a header of SQLite has it")
+            .unwrap();
         let error = SqliteStore::open(folder.path().join("text")).await.unwrap_err();
         assert!(error.to_string().contains("the dedupe store") && error.kind() == ErrorKind::Queue, "{error}");
         assert_eq!(SqliteStore::open(folder.path()).await.unwrap_err().kind(), ErrorKind::Config);

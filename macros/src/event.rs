@@ -136,7 +136,9 @@ fn dedup_key(input: &DeriveInput, key: &LitStr) -> Result<TokenStream> {
         values.push(quote_spanned!(key.span()=> &self.#field));
     }
     if values.is_empty() {
-        return wrong("a key without a field is one key for all events: name a field, as in `key = \"{account}\"`".into());
+        return wrong(
+            "a key without a field is one key for all events: name a field, as in `key = \"{account}\"`".into(),
+        );
     }
     Ok(quote_spanned! {key.span()=>
         fn dedup_key(&self) -> ::core::option::Option<::std::string::String> {
@@ -165,10 +167,13 @@ fn pieces(key: &LitStr) -> Result<Vec<Piece>> {
             continue;
         }
         let Some((field, after)) = rest.strip_prefix('{').and_then(|rest| rest.split_once('}')) else {
-            return Err(wrong("a brace has no partner: a field is `{field}`, and a brace of the key itself is `{{` or `}}`"));
+            return Err(wrong(
+                "a brace has no partner: a field is `{field}`, and a brace of the key itself is `{{` or `}}`",
+            ));
         };
         if field.is_empty() || field.contains(|c: char| !c.is_alphanumeric() && c != '_') {
-            let text = "between braces stands the name of a field and nothing else, as in `key = \"{account}-{month}\"`";
+            let text =
+                "between braces stands the name of a field and nothing else, as in `key = \"{account}-{month}\"`";
             return Err(wrong(text));
         }
         pieces.push(Piece::Field(field.to_owned()));

@@ -281,7 +281,11 @@ impl Teller {
             match self.clock.timeout(self.lease / 3, renewed).await {
                 Some(Ok(())) => {}
                 Some(Err(error)) if error.kind() == ErrorKind::LeaseLost => {
-                    tracing::warn!(kind = key.kind(), handler = key.handler(), "a run goes on without its claim: {error}");
+                    tracing::warn!(
+                        kind = key.kind(),
+                        handler = key.handler(),
+                        "a run goes on without its claim: {error}"
+                    );
                     cancelled.raise();
                     return;
                 }
@@ -301,7 +305,11 @@ impl Teller {
             let told = asked(&self.clock, self.store.finish(&self.claim, self.clock.now(), self.remember_for)).await;
             let Err(error) = told else { return };
             if error.kind() == ErrorKind::LeaseLost {
-                tracing::warn!(kind = key.kind(), handler = key.handler(), "finished, perhaps beside another run: {error}");
+                tracing::warn!(
+                    kind = key.kind(),
+                    handler = key.handler(),
+                    "finished, perhaps beside another run: {error}"
+                );
                 return;
             }
             if tries == TELL_TRIES {
@@ -333,6 +341,8 @@ impl Teller {
 async fn asked<T>(clock: &Clock, answer: impl Future<Output = Result<T>>) -> Result<T> {
     match clock.timeout(PATIENCE, answer).await {
         Some(answer) => answer,
-        None => Err(Error::new(ErrorKind::Unavailable, format!("the dedupe store has not answered within {PATIENCE:?}"))),
+        None => {
+            Err(Error::new(ErrorKind::Unavailable, format!("the dedupe store has not answered within {PATIENCE:?}")))
+        }
     }
 }

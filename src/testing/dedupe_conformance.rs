@@ -83,7 +83,8 @@ async fn one_of_all_that_begin_is_fresh([one, other]: &Handles) {
     let fresh = begun.iter().filter(|begun| matches!(begun, Begun::Fresh(_))).count();
     assert_eq!(fresh, 1, "of all that begin one key, one is fresh");
     let until = start() + LEASE;
-    let waits = begun.iter().filter(|begun| matches!(begun, Begun::InProgress { until: told } if *told == until)).count();
+    let waits =
+        begun.iter().filter(|begun| matches!(begun, Begun::InProgress { until: told } if *told == until)).count();
     assert_eq!(waits, 19, "the others are told when that claim ends");
 }
 
@@ -161,7 +162,8 @@ async fn finishing_twice_is_fine([one, other]: &Handles) {
 }
 
 async fn kinds_handlers_and_keys_do_not_meet([one, _]: &Handles) {
-    for (kind, handler, key) in [("a", "b", "c"), ("a", "b", "C"), ("a", "c", "b"), ("c", "b", "a"), ("a", "b", "c d")] {
+    for (kind, handler, key) in [("a", "b", "c"), ("a", "b", "C"), ("a", "c", "b"), ("c", "b", "a"), ("a", "b", "c d")]
+    {
         let claim = fresh(one, &DedupeKey::new(kind, handler, key), start()).await;
         done(one.finish(&claim, start(), DAY).await, "finish");
     }

@@ -38,10 +38,7 @@ impl Place {
         let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) else {
             return Err(Error::new(
                 ErrorKind::Config,
-                format!(
-                    "the path {} of {what} names no file: give it one, such as .dawdle/queue.db",
-                    path.display()
-                ),
+                format!("the path {} of {what} names no file: give it one, such as .dawdle/queue.db", path.display()),
             ));
         };
         create_folders(parent).map_err(|error| refuse("creating the folder", parent, error))?;

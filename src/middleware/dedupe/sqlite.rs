@@ -294,7 +294,8 @@ fn perform(connection: &Connection, ask: &Ask) -> rusqlite::Result<Result<Option
                  SET token = excluded.token, crashes = 0, lease_until = NULL, forget_at = excluded.forget_at \
                  WHERE token = excluded.token OR forget_at <= ?6",
             )?;
-            let changed = finish.execute(params![key.kind(), key.handler(), key.key(), token(claim), forget_at, now])?;
+            let changed =
+                finish.execute(params![key.kind(), key.handler(), key.key(), token(claim), forget_at, now])?;
             Ok(held(changed, claim))
         }
         Ask::Abandon { claim } => {
@@ -373,6 +374,9 @@ fn refused(path: &Path, error: std::io::Error) -> Error {
 
 /// The answer to a caller whose call ended without one.
 fn lost(path: &Path) -> Error {
-    let text = format!("the answer of the dedupe store {} was lost: its thread failed at this call; see the log", path.display());
+    let text = format!(
+        "the answer of the dedupe store {} was lost: its thread failed at this call; see the log",
+        path.display()
+    );
     Error::new(ErrorKind::Unavailable, text)
 }

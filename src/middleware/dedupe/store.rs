@@ -170,6 +170,9 @@ impl<S: DedupeStore + ?Sized> DedupeStore for Arc<S> {
 pub(super) fn claim_lost(key: &DedupeKey) -> crate::Error {
     crate::Error::new(
         crate::ErrorKind::LeaseLost,
-        format!("the claim on `{} {}` is over: it was finished or given back, or its lease ended and another began", key.kind, key.handler),
+        format!(
+            "the claim on `{} {}` is over: it was finished or given back, or its lease ended and another began",
+            key.kind, key.handler
+        ),
     )
 }
