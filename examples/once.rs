@@ -59,7 +59,7 @@ async fn tell(_: &Done, done: State<mpsc::UnboundedSender<()>>) -> Outcome {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let bank = Bank::default();
-    let (done, mut told) = mpsc::unbounded_channel();
+    let (done, mut told) = mpsc::unbounded_channel::<()>();
     let config = Config { local_path: Some(".dawdle/once.db".into()), ..Config::default() };
     // Every process on this machine that opens the file goes by it, also after a restart.
     let store = SqliteStore::open(".dawdle/once-dedupe.db").await?;

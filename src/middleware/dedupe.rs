@@ -47,10 +47,9 @@ const MAX_CRASHES: u32 = 10;
 /// Middleware that lets each handler finish an event once, though its message may come twice, and a
 /// business event once, though it is signalled twice.
 ///
-/// ```
+/// ```no_run
 /// use dawdle::middleware::dedupe::MemoryStore;
-/// use dawdle::{Context, Dedupe, Event, Outcome};
-/// # use dawdle::testing::Harness;
+/// use dawdle::{Context, Dawdle, Dedupe, Event, Outcome};
 ///
 /// #[derive(serde::Serialize, serde::Deserialize, Event)]
 /// #[event(kind = "doc.dedupe.invoice", key = "{account}-{month}")]
@@ -64,11 +63,8 @@ const MAX_CRASHES: u32 = 10;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> dawdle::Result<()> {
-/// # let dawdle = Harness::builder().middleware(Dedupe::new(MemoryStore::new())).start().await?;
-/// # /*
-/// let store = SqliteStore::open(".dawdle/dedupe.db").await?;
+/// let store = MemoryStore::new(); // in earnest one that outlives the process, as SqliteStore does
 /// let dawdle = Dawdle::builder().middleware(Dedupe::new(store)).start().await?;
-/// # */
 /// dawdle.signal(InvoiceDue { account: 7, month: 11 }).await?;
 /// dawdle.signal(InvoiceDue { account: 7, month: 11 }).await?; // charges nobody a second time
 /// # Ok(())
@@ -85,7 +81,8 @@ const MAX_CRASHES: u32 = 10;
 /// which had no effect. A replay of what succeeded does not run the handler.
 ///
 /// **While it runs**, another delivery of it does not run the handler: it is snoozed until the claim
-/// can have ended, and spends no attempt. The claim is renewed for as long as the handler runs. A
+/// can have ended, and spends no attempt (one message for each [lease](Dedupe::lease), while the
+/// first runs on). The claim is renewed for as long as the handler runs. A
 /// node that dies leaves it behind, and others take over when its lease has ended. A node that
 /// lost its claim (cut off from the store for longer than the lease) is told by
 /// [`Context::cancelled`], and records nothing over the claim of another. A run

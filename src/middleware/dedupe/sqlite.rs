@@ -77,6 +77,18 @@ const GROUP: usize = 100;
 /// machine. Nodes on several machines need a store that they share: implement [`DedupeStore`] on
 /// their database.
 ///
+/// ```no_run
+/// use dawdle::middleware::dedupe::SqliteStore;
+/// use dawdle::{Dawdle, Dedupe};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> dawdle::Result<()> {
+/// let store = SqliteStore::open(".dawdle/dedupe.db").await?;
+/// let dawdle = Dawdle::builder().middleware(Dedupe::new(store)).start().await?;
+/// # Ok(())
+/// # }
+/// ```
+///
 /// What is over is deleted a few hundred rows at a time, as others come. A row takes about 200
 /// bytes with an event's id as its key. A call may be dropped at any point; the claim of a
 /// dropped `begin` is given back.
