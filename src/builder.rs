@@ -28,6 +28,10 @@ use crate::settle::Settler;
 /// Between tries to reach the backend at start.
 const CONNECT_AGAIN: Backoff = Backoff::exponential(Duration::from_millis(250), Duration::from_secs(3));
 
+/// The handler, in a trial, of events that are not on trial.
+#[cfg(feature = "testing")]
+pub(crate) const ELSEWHERE: &str = "(elsewhere)";
+
 /// Makes a [`Dawdle`]. What it is not told, the environment says.
 #[derive(Default)]
 pub struct Builder {
@@ -152,6 +156,20 @@ impl Builder {
         self.observer = Some(observer);
         self.alone = true;
         self.ignores_env = true;
+        self
+    }
+
+    /// For a trial of handlers: runs these beside those given, and no other, with this middleware
+    /// around all. Events that none of them wants are handled [elsewhere](ELSEWHERE).
+    #[cfg(feature = "testing")]
+    pub(crate) fn on_trial(mut self, handlers: Vec<Registration>, outermost: impl Middleware) -> Self {
+        self.given.extend(handlers);
+        let wanted: Vec<&str> = self.given.iter().filter_map(Registration::kind).collect();
+        let unwanted = event::kinds().filter(|kind| !wanted.contains(kind));
+        let ignoring: Vec<Registration> = unwanted.map(|kind| Registration::ignoring(ELSEWHERE, kind)).collect();
+        self.given.extend(ignoring);
+        self.middleware.insert(0, Arc::new(outermost));
+        self.discover = Some(false);
         self
     }
 

@@ -288,6 +288,18 @@ pub(crate) async fn guarded<F: Future>(what: &str, future: F) -> Option<F::Outpu
     }
 }
 
+/// The same for what does not wait.
+#[cfg(feature = "local")]
+pub(crate) fn guarded_now<T>(what: &str, work: impl FnOnce() -> T) -> Option<T> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(output) => Some(output),
+        Err(panic) => {
+            tracing::error!("{what} panicked: {}", panic_text(&*panic));
+            None
+        }
+    }
+}
+
 /// The text of a panic's payload.
 pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());

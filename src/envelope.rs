@@ -13,6 +13,9 @@ use crate::redact::Shown;
 /// The kind of a dead letter that wraps a body which is no event.
 pub(crate) const UNDECODABLE: &str = "dawdle.undecodable";
 
+/// The longest dedup key, in bytes.
+pub(crate) const MAX_KEY: usize = 1024;
+
 /// The CloudEvents source of an envelope that was given none.
 pub(crate) const DEFAULT_SOURCE: &str = "dawdle";
 
@@ -104,9 +107,14 @@ impl Envelope {
     /// `event`, signalled now with a new id, due at once.
     ///
     /// # Errors
-    /// [`ErrorKind::Codec`] when the event does not encode as JSON.
+    /// [`ErrorKind::Codec`] when the event does not encode as JSON; [`ErrorKind::Invalid`] when the
+    /// [key](TypedEvent::dedup_key) that its type makes of it is empty or too long.
     pub fn new<E: TypedEvent>(event: E) -> Result<Self> {
-        Envelope::of(&event, DEFAULT_SOURCE, Clock::system().now())
+        let mut envelope = Envelope::of(&event, DEFAULT_SOURCE, Clock::system().now())?;
+        if let Some(key) = event.dedup_key() {
+            envelope.set_own_key(key)?;
+        }
+        Ok(envelope)
     }
 
     pub(crate) fn of<E: TypedEvent>(event: &E, source: &str, time: SystemTime) -> Result<Self> {
@@ -161,6 +169,43 @@ impl Envelope {
     pub fn with_attribute(mut self, name: &str, value: impl Into<String>) -> Result<Self> {
         self.set_attribute(name, value)?;
         Ok(self)
+    }
+
+    /// The same with this as what deduplication goes by, in place of the key that its type makes of
+    /// it; see [`Signal::key`](crate::Signal::key).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] when it has no byte, or more than 1024.
+    pub fn with_key(mut self, key: impl Into<String>) -> Result<Self> {
+        self.set_key(key.into())?;
+        Ok(self)
+    }
+
+    pub(crate) fn set_key(&mut self, key: String) -> Result<()> {
+        if !(1..=MAX_KEY).contains(&key.len()) {
+            let actual = key.len();
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("a key has 1 to {MAX_KEY} bytes, this one has {actual}"),
+            ));
+        }
+        self.dedup_key = Some(key);
+        Ok(())
+    }
+
+    /// Sets the key that the event's type makes of it.
+    pub(crate) fn set_own_key(&mut self, key: String) -> Result<()> {
+        let actual = key.len();
+        self.set_key(key).map_err(|_| {
+            Error::new(
+                ErrorKind::Invalid,
+                format!(
+                    "the key that `#[event(key = ..)]` makes of this event of kind `{}` has {actual} bytes, and a key \
+                     has 1 to {MAX_KEY}: make it of other fields, or signal the event with a `.key(..)` of its own",
+                    self.kind
+                ),
+            )
+        })
     }
 
     /// Sets an attribute of the application's: what middleware does before a send.

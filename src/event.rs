@@ -54,6 +54,13 @@ pub trait TypedEvent: Event + Serialize + DeserializeOwned {
     const KIND: &'static str;
     /// Further names under which it is read: those it had before it was renamed.
     const ALIASES: &'static [&'static str];
+
+    /// What deduplication goes by when the event is signalled without a
+    /// [`.key(..)`](crate::Signal::key): what `#[event(key = "..")]` makes of its fields. `None`,
+    /// where its type names no key: then it goes by the event's id.
+    fn dedup_key(&self) -> Option<String> {
+        None
+    }
 }
 
 /// The identity of one signalled event: the CloudEvents `id`.
@@ -167,6 +174,12 @@ pub(crate) fn canonical_kind(name: &str) -> Option<&'static str> {
             .collect()
     });
     names.get(name).copied()
+}
+
+/// The kinds that are linked in.
+#[cfg(feature = "testing")]
+pub(crate) fn kinds() -> impl Iterator<Item = &'static str> {
+    inventory::iter::<EventRegistration>().map(|event| event.kind)
 }
 
 /// Refuses two linked-in events that share a name.

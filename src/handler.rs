@@ -79,6 +79,15 @@ impl Context {
         &self.envelope.kind
     }
 
+    /// What deduplication goes by: the key that the event was signalled with, else its id. Together
+    /// with the kind and the handler it names this effect, for an idempotency key or a unique
+    /// constraint of the application's own.
+    pub fn key(&self) -> &str {
+        // A key of no bytes, of another producer, would make one event of many.
+        let key = self.envelope.dedup_key.as_deref().filter(|key| !key.is_empty());
+        key.unwrap_or(self.envelope.id.as_str())
+    }
+
     /// The name of the handler that runs.
     pub fn handler(&self) -> &str {
         &self.handler
@@ -404,6 +413,25 @@ impl Registration {
     pub fn run_all<H: Handler<dyn Event>>(mut self, handler: H) -> Self {
         self.handler = Some(Arc::new(Typed::<H, dyn Event>(handler, PhantomData)));
         self
+    }
+}
+
+#[cfg(feature = "testing")]
+impl Registration {
+    /// The one kind that it handles; `None` for every kind.
+    pub(crate) fn kind(&self) -> Option<&'static str> {
+        match self.wants {
+            Wants::Kind(kind) => Some(kind),
+            Wants::All { .. } => None,
+        }
+    }
+
+    /// A handler called `name` that does nothing with events of `kind`.
+    pub(crate) fn ignoring(name: &'static str, kind: &'static str) -> Self {
+        struct Ignoring;
+        let nothing: HandlerFn = |_, _| Box::pin(std::future::ready(Ok(())));
+        let place = Place { file: file!(), line: line!() };
+        Registration::new(TypeId::of::<Ignoring>(), name, place, Wants::Kind(kind)).run_fn(nothing)
     }
 }
 

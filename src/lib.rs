@@ -54,6 +54,7 @@
 //! | what was given up | [`DeadLetters`], [`DeadLetter`], [`Filter`], [`reason`] |
 //! | testing | `testing::Harness`, `Context::for_test` (feature `testing`) |
 //! | code around every signal and run | [`Middleware`] |
+//! | handling once what comes twice | [`Dedupe`], [`Signal::key`], `testing::prove_idempotent` |
 //! | messages of other programs, outboxes | [`Builder::foreign`], [`Envelope`] |
 //! | where messages are kept | [`backend`] |
 //!
@@ -83,7 +84,7 @@ mod wire;
 pub mod backend;
 mod foreign;
 mod handler;
-mod middleware;
+pub mod middleware;
 
 // Machinery: knows the seams, and no implementation.
 mod batch;
@@ -124,6 +125,7 @@ pub use event::{Event, EventId, Place, TypedEvent};
 pub use foreign::RawMessage;
 pub use handler::{Context, EventHandler, Handler, Registration, State};
 pub use health::{Health, QueueHealth, QueueState};
+pub use middleware::dedupe::Dedupe;
 pub use middleware::{Middleware, Next};
 pub use outcome::{Failure, FailureError, IntoOutcome, Outcome};
 pub use registry::HandlerInfo;

@@ -1,4 +1,5 @@
-//! The seam around sending and handling: [`Middleware`].
+//! The seam around sending and handling: [`Middleware`]. In [`dedupe`] is one that lets each handler
+//! finish an event once.
 
 use std::fmt;
 use std::future::Future;
@@ -10,6 +11,8 @@ use crate::error::Result;
 use crate::event::Event;
 use crate::handler::{Context, ErasedHandler};
 use crate::outcome::Outcome;
+
+pub mod dedupe;
 
 /// Code around every signal and every run of a handler; given to the builder by `.middleware(..)`.
 ///

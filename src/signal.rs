@@ -13,9 +13,6 @@ use crate::event::{EventId, TypedEvent};
 use crate::redact::Shown;
 use crate::sender::{MAX_GROUP, WhenFull, is_group};
 
-/// The longest key, in bytes.
-const MAX_KEY: usize = 1024;
-
 /// An event about to be signalled. Sent when it is awaited, which yields its [`EventId`].
 ///
 /// When awaiting returns `Ok`, the event is durable in the backend. Failures that may pass are
@@ -35,6 +32,8 @@ pub struct Signal {
 struct Prepared {
     dawdle: Dawdle,
     envelope: Envelope,
+    /// What the event's type makes of it, should it be signalled without a key.
+    own_key: Option<String>,
     due: Due,
     expires_in: Option<Duration>,
     direct: bool,
@@ -52,7 +51,8 @@ impl Signal {
         let prepared = dawdle.and_then(|dawdle| {
             let engine = dawdle.engine();
             let envelope = Envelope::of(event, &engine.settings.source, engine.clock.now())?;
-            Ok(Prepared { dawdle, envelope, due: Due::Now, expires_in: None, direct: false })
+            let own_key = event.dedup_key();
+            Ok(Prepared { dawdle, envelope, own_key, due: Due::Now, expires_in: None, direct: false })
         });
         Signal { prepared, when_full }
     }
@@ -90,20 +90,17 @@ impl Signal {
         })
     }
 
-    /// What deduplication goes by. Without a dedupe store it does nothing but travel along.
+    /// What deduplication goes by, 1 to 1024 bytes: of all events of one kind that have one key,
+    /// each handler finishes one, for as long as the store remembers. It takes the place of the key
+    /// that the event's type makes of it by `#[event(key = "..")]`; without either, the event's id
+    /// is its key, which only copies of the event itself share.
+    ///
+    /// **Without a dedupe store it does nothing**: the key travels with the event, handlers may read
+    /// it ([`Context::key`](crate::Context::key)), and every event is handled. Give the builder a
+    /// [`Dedupe`](crate::Dedupe) on every node that listens.
     pub fn key(self, key: impl Into<String>) -> Self {
         let key = key.into();
-        self.with(|signal| {
-            if !(1..=MAX_KEY).contains(&key.len()) {
-                let actual = key.len();
-                return Err(Error::new(
-                    ErrorKind::Invalid,
-                    format!("a key has 1 to {MAX_KEY} bytes, this one has {actual}"),
-                ));
-            }
-            signal.envelope.dedup_key = Some(key);
-            Ok(())
-        })
+        self.with(|signal| signal.envelope.set_key(key))
     }
 
     /// The tenant it belongs to, for SQS fair queues: at most 128 letters, digits and punctuation.
@@ -186,6 +183,9 @@ impl Prepared {
     fn finish(self) -> Result<(Dawdle, Envelope)> {
         let now = self.dawdle.clock().now();
         let mut envelope = self.envelope;
+        if let (None, Some(key)) = (&envelope.dedup_key, self.own_key) {
+            envelope.set_own_key(key)?;
+        }
         envelope.due = match self.due {
             Due::Now => None,
             Due::After(delay) => Some(within_time("due", now.checked_add(delay))?),

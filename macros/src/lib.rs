@@ -36,6 +36,7 @@ use syn::{DeriveInput, Error, Result, parse_macro_input};
 /// | --- | --- |
 /// | `kind = "trial.ending"` | its name on the wire; required, because types get renamed and queued events do not |
 /// | `aliases("trial.ends", ..)` | names it had before: still read, no longer written |
+/// | `key = "{account}-{month}"` | what deduplication goes by, made of fields that implement `Display`; `"account"` is a field alone |
 /// | `crate = "path"` | where dawdle is found, when the dependency is renamed or re-exported |
 ///
 /// A kind has 1 to 128 bytes without whitespace. Kinds that begin with `dawdle.` are Dawdle's own.
@@ -44,6 +45,28 @@ use syn::{DeriveInput, Error, Result, parse_macro_input};
 /// the aliases. During a rolling deploy, old nodes do not know the new kind and leave such events
 /// to new nodes. To have them all work on, add the new kind as an alias in one release and swap the
 /// two in the next.
+///
+/// # The key
+///
+/// Of all events of the kind that make one key, each handler finishes one, where a `Dedupe` is
+/// given to the builder, and for as long as that remembers. `.key(..)` on a signal takes its place.
+/// Fields are named between braces, those of a tuple by number (`"{0}"`). Put something between two
+/// of them, as in `"{account}-{month}"`: `1` and `12` would else read as `11` and `2` do. A key has
+/// 1 to 1024 bytes; where an event makes another, awaiting its signal is an error.
+///
+/// ```
+/// use dawdle::{Event, TypedEvent};
+/// # use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize, Event)]
+/// #[event(kind = "invoice.due", key = "{account}-{month}")]
+/// struct InvoiceDue {
+///     account: u64,
+///     month: u8,
+/// }
+///
+/// assert_eq!(InvoiceDue { account: 7, month: 11 }.dedup_key().as_deref(), Some("7-11"));
+/// ```
 ///
 /// # Beware of the linker
 ///

@@ -30,14 +30,14 @@ use crate::backend::{
 use crate::clock::later;
 use crate::error::{Error, ErrorKind, Result};
 
-mod errors;
+pub(crate) mod errors;
 mod inbox;
-mod mount;
+pub(crate) mod mount;
 mod nodes;
-mod place;
-mod schema;
+pub(crate) mod place;
+pub(crate) mod schema;
 mod table;
-mod turn;
+pub(crate) mod turn;
 mod wake;
 mod writer;
 
@@ -152,8 +152,8 @@ impl LocalBackend {
             let (path, options) = (path.clone(), options.clone());
             let (inbox, waiters, commits) = (Arc::clone(&inbox), Arc::clone(&waiters), Arc::clone(&commits));
             move || {
-                let place = Place::prepare(&path)?;
-                refuse_network(&place.file)?;
+                let place = Place::prepare(&errors::QUEUE, &path)?;
+                mount::refuse_network(&errors::QUEUE, &place.file)?;
                 Writer::open(place, options, inbox, waiters, commits)
             }
         };
@@ -383,20 +383,6 @@ fn delivery(row: LeasedRow, token: i64, lease: Duration) -> Delivery {
 fn parse(receipt: &Receipt) -> Result<Token> {
     let parts = receipt.0.split_once('-').and_then(|(id, token)| Some((id.parse().ok()?, token.parse().ok()?)));
     parts.map(|(id, token)| Token { id, token }).ok_or_else(errors::lease_lost)
-}
-
-fn refuse_network(path: &Path) -> Result<()> {
-    match mount::network(path) {
-        None => Ok(()),
-        Some(kind) => Err(Error::new(
-            ErrorKind::Queue,
-            format!(
-                "the local queue {} is on a network file system ({kind}), whose locks do not keep it safe: put it on a \
-                 local disk with DAWDLE_LOCAL_PATH",
-                path.display()
-            ),
-        )),
-    }
 }
 
 /// The last instant that a timestamp can say (the year 9999), in unix milliseconds.

@@ -120,7 +120,8 @@ impl VirtualClock {
             }
             if self.outlasts_patience().await {
                 let mut state = self.lock();
-                for user in state.users.values_mut().filter(|user| user.waits_outside()) {
+                let State { users, timers, .. } = &mut *state;
+                for user in users.values_mut().filter(|user| user.waits_outside(timers)) {
                     tracing::warn!(
                         "a handler has waited {PATIENCE:?} for something outside of the test's clock; the clock moves on"
                     );
@@ -166,7 +167,8 @@ impl VirtualClock {
     }
 
     fn waits_outside(&self) -> bool {
-        self.lock().users.values().any(User::waits_outside)
+        let state = self.lock();
+        state.users.values().any(|user| user.waits_outside(&state.timers))
     }
 
     /// Wraps a task so that the clock knows when it is awake.
@@ -219,11 +221,17 @@ impl fmt::Debug for VirtualClock {
 }
 
 impl User {
-    /// At rest, with somebody holding its waker, so that it may yet be woken; the clock has not
-    /// given it up since it was last polled. A future that nobody can wake is stuck for good.
-    fn waits_outside(&self) -> bool {
+    /// At rest, with somebody other than this clock holding its waker, so that it may yet be woken;
+    /// the clock has not given it up since it was last polled. A future that nobody can wake is
+    /// stuck for good.
+    fn waits_outside(&self, timers: &BTreeMap<(SystemTime, u64), Waker>) -> bool {
         let own_handles = 2;
-        Arc::strong_count(&self.wake) > own_handles && self.given_up_at != Some(self.wake.polls())
+        let held = Arc::strong_count(&self.wake);
+        if held <= own_handles || self.given_up_at == Some(self.wake.polls()) {
+            return false;
+        }
+        let waker = Arc::as_ptr(&self.wake).cast();
+        held > own_handles + timers.values().filter(|timer| timer.data() == waker).count()
     }
 }
 

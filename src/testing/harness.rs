@@ -308,6 +308,12 @@ impl HarnessBuilder {
         self
     }
 
+    /// Runs these handlers beside those given, and no other, with this middleware around all.
+    pub(super) fn on_trial(mut self, handlers: Vec<Registration>, outermost: impl Middleware) -> Self {
+        self.builder = self.builder.on_trial(handlers, outermost);
+        self
+    }
+
     /// Starts.
     ///
     /// # Errors

@@ -2,6 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use super::errors::Called;
+use crate::error::{Error, ErrorKind, Result};
+
 /// File systems that several machines see. The locks and the shared memory that SQLite's log goes
 /// by do not work across machines.
 const NETWORK: [&str; 14] = [
@@ -21,9 +24,23 @@ const NETWORK: [&str; 14] = [
     "fuse.rclone",
 ];
 
+/// Refuses a file, at `path`, absolute, on a network file system.
+pub(crate) fn refuse_network(called: &Called, path: &Path) -> Result<()> {
+    let Some(kind) = network(path) else { return Ok(()) };
+    Err(Error::new(
+        ErrorKind::Queue,
+        format!(
+            "{} {} is on a network file system ({kind}), whose locks do not keep it safe: put it on a local disk {}",
+            called.name,
+            path.display(),
+            called.at
+        ),
+    ))
+}
+
 /// The network file system that `path`, absolute, lies on; `None` where there is none, or this
 /// system does not tell.
-pub(super) fn network(path: &Path) -> Option<String> {
+fn network(path: &Path) -> Option<String> {
     if !cfg!(target_os = "linux") {
         return None;
     }

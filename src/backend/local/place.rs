@@ -4,29 +4,32 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::errors::Called;
 use crate::error::{Error, ErrorKind, Result};
 
-/// The paths of one queue. Side files hold no data: locks and sockets only.
+/// The paths of one queue, or of another file that is shared like one. Side files hold no data:
+/// locks and sockets only.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     /// The SQLite file, absolute and with links resolved, so that every process finds the same
     /// side files.
-    pub(super) file: PathBuf,
+    pub(crate) file: PathBuf,
     /// The folder of side files: `queue.db.nodes`.
     pub(super) nodes: PathBuf,
 }
 
 impl Place {
     /// Resolves `path`, creating what folders are missing.
-    pub(super) fn prepare(path: &Path) -> Result<Place> {
-        let refuse = |doing: &str, at: &Path, error: io::Error| {
+    pub(crate) fn prepare(called: &Called, path: &Path) -> Result<Place> {
+        let Called { name: what, at } = called;
+        let refuse = |doing: &str, folder: &Path, error: io::Error| {
             Error::new(
                 ErrorKind::Queue,
                 format!(
-                    "the local queue {} cannot be opened: {doing} {} failed: {error}; make it writable, or set \
-                     DAWDLE_LOCAL_PATH to a file in a folder that is",
+                    "{what} {} cannot be opened: {doing} {} failed: {error}; make it writable, or name a file in a \
+                     folder that is {at}",
                     path.display(),
-                    at.display()
+                    folder.display()
                 ),
             )
             .with_source(error)
@@ -35,10 +38,7 @@ impl Place {
         let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) else {
             return Err(Error::new(
                 ErrorKind::Config,
-                format!(
-                    "the local queue's path {} names no file: give it one, such as .dawdle/queue.db",
-                    path.display()
-                ),
+                format!("the path {} of {what} names no file: give it one, such as .dawdle/queue.db", path.display()),
             ));
         };
         create_folders(parent).map_err(|error| refuse("creating the folder", parent, error))?;
@@ -53,7 +53,7 @@ impl Place {
         if file.is_dir() {
             return Err(Error::new(
                 ErrorKind::Config,
-                format!("the local queue's path {} is a folder: name a file in it, such as queue.db", file.display()),
+                format!("the path {} of {what} is a folder: name a file in it, such as queue.db", file.display()),
             ));
         }
         let mut nodes = file.clone().into_os_string();
@@ -65,7 +65,7 @@ impl Place {
 
     /// Creates the file, readable by its owner only, unless it is there. Only to be called by who
     /// has the [turn](super::turn::Turn): closing a file drops this process's SQLite locks on it.
-    pub(super) fn create_file(&self) -> io::Result<()> {
+    pub(crate) fn create_file(&self) -> io::Result<()> {
         match private_file().create_new(true).open(&self.file) {
             Ok(file) => {
                 file.sync_all()?;
@@ -78,7 +78,7 @@ impl Place {
 
     /// What tells the file that is there now from another of its name, where the system has such a
     /// thing.
-    pub(super) fn identity(&self) -> Option<(u64, u64)> {
+    pub(crate) fn identity(&self) -> Option<(u64, u64)> {
         #[cfg(unix)]
         {
             use std::os::unix::fs::MetadataExt;

@@ -5,14 +5,25 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::errors::failed;
+use super::errors::{Called, QUEUE, failed_in};
 use crate::error::{Error, ErrorKind, Result};
 
-/// `DAWD`: what makes a SQLite file a queue of ours.
-const APPLICATION_ID: i64 = 0x4441_5744;
+/// What a file of ours holds. There is a table `meta (name, value)` among its tables.
+#[derive(Debug)]
+pub(crate) struct Schema {
+    pub(crate) called: Called,
+    /// What it is instead of a database of another program.
+    pub(crate) kind: &'static str,
+    /// What makes a SQLite file one of these.
+    pub(crate) application_id: i64,
+    /// The version of its tables. A change of them raises it and adds a migration to [`open`].
+    pub(crate) version: i64,
+    pub(crate) tables: &'static str,
+}
 
-/// The version of the tables below. A change of them raises it and adds a migration to [`open`].
-pub(super) const VERSION: i64 = 1;
+/// The queue's: `DAWD`.
+pub(super) const MESSAGES: Schema =
+    Schema { called: QUEUE, kind: "a Dawdle queue", application_id: 0x4441_5744, version: 1, tables: TABLES };
 
 /// For how long a transaction waits for a writer that takes no [turn](super::turn::Turn): a
 /// `sqlite3` shell.
@@ -73,20 +84,23 @@ END;
 INSERT INTO lanes VALUES ('message', 0), ('delay', 0), ('dead', 0);
 ";
 
-/// Opens the queue at `path`, whose file exists, creating its tables where it is empty. Only to be
+/// Opens the file at `path`, which exists, creating its tables where it is empty. Only to be
 /// called by who has the [turn](super::turn::Turn).
-pub(super) fn open(path: &Path) -> Result<Connection> {
-    let connection = connect(path).map_err(|error| failed(path, "opening", error))?;
-    let found = identify(&connection).map_err(|error| failed(path, "opening", error))?;
+pub(crate) fn open(schema: &Schema, path: &Path) -> Result<Connection> {
+    let Schema { called, kind, version: known, .. } = schema;
+    let Called { name, at } = called;
+    let failed = |doing, error| failed_in(called, path, doing, error);
+    let connection = connect(path).map_err(|error| failed("opening", error))?;
+    let found = identify(schema, &connection).map_err(|error| failed("opening", error))?;
     match found {
-        Found::Nothing => create(&connection).map_err(|error| failed(path, "creating the tables of", error))?,
-        Found::Version(VERSION) => {}
+        Found::Nothing => create(schema, &connection).map_err(|error| failed("creating the tables of", error))?,
+        Found::Version(version) if version == *known => {}
         Found::Version(version) => {
             return Err(Error::new(
                 ErrorKind::Queue,
                 format!(
-                    "the local queue {} has schema version {version}, and this program knows up to {VERSION}: it was \
-                     written by a newer Dawdle; upgrade this program, or name another file with DAWDLE_LOCAL_PATH",
+                    "{name} {} has schema version {version}, and this program knows up to {known}: it was written by a \
+                     newer Dawdle; upgrade this program, or name another file {at}",
                     path.display()
                 ),
             ));
@@ -95,8 +109,8 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
             return Err(Error::new(
                 ErrorKind::Queue,
                 format!(
-                    "the local queue {} stays in journal mode {mode}, and needs `wal`: its file system has no shared \
-                     memory; put it on a local disk with DAWDLE_LOCAL_PATH",
+                    "{name} {} stays in journal mode {mode}, and needs `wal`: its file system has no shared memory; \
+                     put it on a local disk {at}",
                     path.display()
                 ),
             ));
@@ -105,8 +119,7 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
             return Err(Error::new(
                 ErrorKind::Queue,
                 format!(
-                    "{} is a SQLite database of another program, not a Dawdle queue: name another file with \
-                     DAWDLE_LOCAL_PATH",
+                    "{} is a SQLite database of another program, not {kind}: name another file {at}",
                     path.display()
                 ),
             ));
@@ -132,13 +145,13 @@ enum Found {
     WithoutLog(String),
 }
 
-fn identify(connection: &Connection) -> rusqlite::Result<Found> {
+fn identify(schema: &Schema, connection: &Connection) -> rusqlite::Result<Found> {
     // Read before anything is set: another program's database stays as it is.
     let application: i64 = connection.query_row("PRAGMA application_id", [], |row| row.get(0))?;
     let objects: i64 = connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))?;
     let found = match (application, objects) {
         (0, 0) => Found::Nothing,
-        (APPLICATION_ID, 1..) => {
+        (application, 1..) if application == schema.application_id => {
             let version = connection
                 .query_row("SELECT value FROM meta WHERE name = 'schema_version'", [], |row| row.get(0))
                 .optional()?;
@@ -149,7 +162,7 @@ fn identify(connection: &Connection) -> rusqlite::Result<Found> {
     if let Found::Nothing = found {
         connection.execute_batch("PRAGMA auto_vacuum = INCREMENTAL")?;
     }
-    if let Found::Nothing | Found::Version(VERSION) = found {
+    if matches!(found, Found::Nothing) || matches!(found, Found::Version(version) if version == schema.version) {
         let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
         if mode != "wal" {
             return Ok(Found::WithoutLog(mode));
@@ -164,12 +177,12 @@ fn identify(connection: &Connection) -> rusqlite::Result<Found> {
     Ok(found)
 }
 
-fn create(connection: &Connection) -> rusqlite::Result<()> {
+fn create(schema: &Schema, connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch("BEGIN IMMEDIATE")?;
     let created = connection
-        .execute_batch(TABLES)
-        .and_then(|()| connection.execute("INSERT INTO meta VALUES ('schema_version', ?1)", params![VERSION]))
-        .and_then(|_| connection.pragma_update(None, "application_id", APPLICATION_ID))
+        .execute_batch(schema.tables)
+        .and_then(|()| connection.execute("INSERT INTO meta VALUES ('schema_version', ?1)", params![schema.version]))
+        .and_then(|_| connection.pragma_update(None, "application_id", schema.application_id))
         .and_then(|()| connection.execute_batch("COMMIT"));
     if created.is_err() && !connection.is_autocommit() {
         let _ = connection.execute_batch("ROLLBACK");

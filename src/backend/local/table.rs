@@ -299,7 +299,7 @@ mod tests {
     fn plans() -> crate::Result<()> {
         let file =
             tempfile::NamedTempFile::new().map_err(|e| crate::Error::new(crate::ErrorKind::Invalid, e.to_string()))?;
-        let connection = schema::open(file.path())?;
+        let connection = schema::open(&schema::MESSAGES, file.path())?;
         let hot = [
             INSERT,
             LEASE,

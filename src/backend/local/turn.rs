@@ -13,24 +13,24 @@ use super::place::Place;
 /// Two locks, taken hand over hand: whoever waits for `turn` holds `next`, so one that writes all
 /// the time comes behind it, and none starves.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(crate) struct Turn {
     next: File,
     turn: File,
 }
 
 /// The turn, until dropped.
 #[derive(Debug)]
-pub(super) struct Taken<'a>(&'a Turn);
+pub(crate) struct Taken<'a>(&'a Turn);
 
 impl Turn {
-    pub(super) fn new(place: &Place) -> io::Result<Turn> {
+    pub(crate) fn new(place: &Place) -> io::Result<Turn> {
         Ok(Turn { next: place.open_side_file("next")?, turn: place.open_side_file("turn")? })
     }
 
     /// Blocks until it is this process's turn.
-    pub(super) fn take(&self) -> Taken<'_> {
+    pub(crate) fn take(&self) -> Taken<'_> {
         if let Err(error) = lock(&self.next).and_then(|()| lock(&self.turn)) {
-            tracing::debug!(%error, "the local queue's writers are ordered by SQLite's own lock only");
+            tracing::debug!(%error, "writers of a file are ordered by SQLite's own lock only");
         }
         let _ = self.next.unlock();
         Taken(self)

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use super::errors::{self, failed};
+use super::errors::{self, QUEUE, failed};
 use super::inbox::{Command, Group, Inbox, Leased, Work};
 use super::nodes::{self, Node};
 use super::place::Place;
@@ -116,7 +116,7 @@ impl Writer {
         let turn = Turn::new(&place).map_err(refused)?;
         let taken = turn.take();
         place.create_file().map_err(refused)?;
-        let connection = schema::open(&place.file)?;
+        let connection = schema::open(&schema::MESSAGES, &place.file)?;
         let node = Node::new(&place).map_err(refused)?;
         let started_at = millis(SystemTime::now());
         Table(&connection)
@@ -400,7 +400,7 @@ impl Writer {
         }
         tracing::warn!(path = %self.place.file.display(), "the local queue's file was deleted or replaced: opening it anew");
         let (inbox, waiters) = (Arc::clone(&self.inbox), Arc::clone(&self.waiters));
-        let place = Place::prepare(&self.place.file)?;
+        let place = Place::prepare(&QUEUE, &self.place.file)?;
         *self = Writer::open(place, self.options.clone(), inbox, waiters, Arc::clone(&self.commits))?;
         Ok(())
     }
@@ -410,7 +410,7 @@ impl Writer {
     fn reconnect(&mut self) {
         let reopened = {
             let _turn = self.turn.take();
-            schema::open(&self.place.file)
+            schema::open(&schema::MESSAGES, &self.place.file)
         };
         match reopened {
             Ok(connection) => self.connection = connection,

@@ -1,0 +1,102 @@
+//! Once where it matters: what is signalled twice, or delivered twice, charges an account once.
+//!
+//! ```sh
+//! cargo run --example once
+//! ```
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use dawdle::middleware::dedupe::{MemoryStore, SqliteStore};
+use dawdle::testing::{Harness, prove_idempotent};
+use dawdle::{Config, Context, Dawdle, Dedupe, Event, Outcome, State, handlers};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+/// What makes two of these the same to the business is the order; what Dawdle goes by without a
+/// key is the event's id, which each signal makes anew.
+#[derive(Debug, Serialize, Deserialize, Event)]
+#[event(kind = "once.order.placed", key = "{order}")]
+struct OrderPlaced {
+    order: String,
+}
+
+#[derive(Debug, Serialize, Deserialize, Event)]
+#[event(kind = "once.done")]
+struct Done;
+
+/// A bank that books whatever it is told, as often as it is told.
+#[derive(Clone, Default)]
+struct Bank(Arc<AtomicU32>);
+
+impl Bank {
+    async fn charge(&self) {
+        tokio::task::yield_now().await;
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn charges(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[dawdle::handler]
+async fn charge(event: &OrderPlaced, cx: &Context, bank: State<Bank>) -> Outcome {
+    println!("    charging for {}, known by the key {:?}", event.order, cx.key());
+    bank.charge().await;
+    Ok(())
+}
+
+#[dawdle::handler]
+async fn tell(_: &Done, done: State<mpsc::UnboundedSender<()>>) -> Outcome {
+    done.send(())?;
+    Ok(())
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let bank = Bank::default();
+    let (done, mut told) = mpsc::unbounded_channel::<()>();
+    let config = Config { local_path: Some(".dawdle/once.db".into()), ..Config::default() };
+    // Every process on this machine that opens the file goes by it, also after a restart.
+    let store = SqliteStore::open(".dawdle/once-dedupe.db").await?;
+    let dawdle = Dawdle::builder()
+        .config(config)
+        .middleware(Dedupe::new(store).remember_for(Duration::from_secs(86_400)))
+        .state(bank.clone())
+        .state(done)
+        .start()
+        .await?;
+
+    let order = format!("order {}", dawdle::EventId::new());
+    println!("The same order is signalled three times, by a client that was not sure:");
+    for _ in 0..3 {
+        dawdle.signal(OrderPlaced { order: order.clone() }).await?;
+    }
+    dawdle.signal(Done).delay(Duration::from_secs(1)).await?;
+    timeout(Duration::from_secs(10), told.recv()).await.context("the last event was not handled")?;
+    dawdle.shutdown().await;
+    ensure!(bank.charges() == 1, "charged {} times", bank.charges());
+    println!("The bank was charged once.");
+
+    println!("Without the store, schedules of crashes and duplicates soon find what is wrong with the handler:");
+    let trial = || {
+        prove_idempotent(handlers![charge], 0..20)
+            .signal(|test| test.signal(OrderPlaced { order: "order 1".into() }))
+            .signal(|test| test.signal(OrderPlaced { order: "order 2".into() }))
+    };
+    let charges = async |test: &Harness| test.state::<Bank>().charges();
+    let proof = trial().given(|| Harness::builder().state(Bank::default()));
+    let caught = proof.effects(charges).await.err().context("a handler that charges twice was not caught")?;
+    println!("{caught}");
+
+    println!("With it, they find nothing:");
+    let guarded = || Harness::builder().state(Bank::default()).middleware(Dedupe::new(MemoryStore::new()));
+    trial().given(guarded).effects(charges).await?;
+    println!("    each order is charged once, in 20 schedules. For the charge is the last that the handler does:");
+    println!("    a node that dies between its effect and its end leaves an effect that nobody remembers.");
+    Ok(())
+}
