@@ -496,7 +496,7 @@ impl Dispatcher {
             biased;
             () = stops.begin.raised() => return None,
             () = lost.raised() => return None,
-            permits = self.permits(entry, place) => permits?,
+            permits = self.permits_in_turn(entry, place) => permits?,
         };
         let handler = Arc::clone(entry.run.as_ref()?);
         let cancelled = Latch::default();
@@ -548,13 +548,25 @@ impl Dispatcher {
         Some(outcome)
     }
 
+    /// The permits of a run, once no suspect has its turn: nothing is held while that is waited for.
+    async fn permits_in_turn(&self, entry: &Entry, place: Option<&Place>) -> Option<Permits> {
+        let suspects = place.and_then(Place::waits_for);
+        let mut waits = true;
+        loop {
+            let permits = self.permits(entry, place).await?;
+            match suspects {
+                Some(suspects) if waits && suspects.any() => {
+                    drop(permits);
+                    waits = suspects.none(&self.0.clock).await;
+                }
+                _ => return Some(permits),
+            }
+        }
+    }
+
     /// A handler's own permit first, so that waiting for it holds none of the node's; nor does it
     /// keep a place from messages of other handlers.
-    async fn permits(
-        &self,
-        entry: &Entry,
-        place: Option<&Place>,
-    ) -> Option<(Option<OwnedSemaphorePermit>, OwnedSemaphorePermit)> {
+    async fn permits(&self, entry: &Entry, place: Option<&Place>) -> Option<Permits> {
         let own = match &entry.limiter {
             Some(limiter) => {
                 if limiter.available_permits() == 0
@@ -570,6 +582,9 @@ impl Dispatcher {
         Some((own, of_node))
     }
 }
+
+/// A handler's own permit, if it has a limit of its own, and the node's.
+type Permits = (Option<OwnedSemaphorePermit>, OwnedSemaphorePermit);
 
 /// The handlers of one event that are running now.
 struct Siblings {

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::suspect::Suspects;
+
 /// The least that is received ahead.
 const LEAST_AHEAD: usize = 10;
 
@@ -62,7 +64,7 @@ impl Room {
     }
 
     fn as_place(&self, place: OwnedSemaphorePermit) -> Place {
-        Place { held: Mutex::new(place), aside: Arc::clone(&self.aside), ending: Arc::clone(&self.ending) }
+        Place { held: Mutex::new(place), aside: Arc::clone(&self.aside), ending: Arc::clone(&self.ending), before: None }
     }
 
     /// Notes that a message has come to its end.
@@ -103,9 +105,21 @@ pub(crate) struct Place {
     held: Mutex<OwnedSemaphorePermit>,
     aside: Arc<Semaphore>,
     ending: Arc<Semaphore>,
+    /// Whom this message waits for before it is begun.
+    before: Option<Suspects>,
 }
 
 impl Place {
+    /// The same place, for a message that is begun when no suspect has its turn.
+    pub(crate) fn behind(self, suspects: &Suspects) -> Self {
+        Place { before: Some(suspects.clone()), ..self }
+    }
+
+    /// Whom this message waits for before it is begun.
+    pub(crate) fn waits_for(&self) -> Option<&Suspects> {
+        self.before.as_ref()
+    }
+
     /// Leaves the place to another while this message waits for something of its own: its due
     /// time, or the limit of its one handler. If too many do already, it keeps it.
     pub(crate) fn step_aside(&self) {

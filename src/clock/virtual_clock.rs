@@ -35,13 +35,15 @@ struct Shared {
 
 struct State {
     now: SystemTime,
-    timers: BTreeMap<(SystemTime, u64), Waker>,
+    timers: Timers,
     next: u64,
     /// Tasks that were woken and have not come to rest.
     awake: usize,
     /// User tasks, by number: they may be waiting for something outside of the clock.
     users: HashMap<u64, User>,
 }
+
+type Timers = BTreeMap<(SystemTime, u64), Waker>;
 
 struct User {
     wake: Arc<TaskWake>,
@@ -120,7 +122,8 @@ impl VirtualClock {
             }
             if self.outlasts_patience().await {
                 let mut state = self.lock();
-                for user in state.users.values_mut().filter(|user| user.waits_outside()) {
+                let State { users, timers, .. } = &mut *state;
+                for user in users.values_mut().filter(|user| user.waits_outside(timers)) {
                     tracing::warn!(
                         "a handler has waited {PATIENCE:?} for something outside of the test's clock; the clock moves on"
                     );
@@ -166,7 +169,8 @@ impl VirtualClock {
     }
 
     fn waits_outside(&self) -> bool {
-        self.lock().users.values().any(User::waits_outside)
+        let state = self.lock();
+        state.users.values().any(|user| user.waits_outside(&state.timers))
     }
 
     /// Wraps a task so that the clock knows when it is awake.
@@ -219,11 +223,17 @@ impl fmt::Debug for VirtualClock {
 }
 
 impl User {
-    /// At rest, with somebody holding its waker, so that it may yet be woken; the clock has not
-    /// given it up since it was last polled. A future that nobody can wake is stuck for good.
-    fn waits_outside(&self) -> bool {
+    /// At rest, with somebody other than the clock holding its waker, so that it may yet be woken;
+    /// the clock has not given it up since it was last polled. A future that nobody can wake is
+    /// stuck for good.
+    fn waits_outside(&self, timers: &Timers) -> bool {
         let own_handles = 2;
-        Arc::strong_count(&self.wake) > own_handles && self.given_up_at != Some(self.wake.polls())
+        let held = Arc::strong_count(&self.wake) - own_handles;
+        if held == 0 || self.given_up_at == Some(self.wake.polls()) {
+            return false;
+        }
+        let waker = Waker::from(Arc::clone(&self.wake));
+        held > timers.values().filter(|timer| timer.will_wake(&waker)).count()
     }
 }
 
