@@ -17,6 +17,7 @@ use crate::backend::Delivery;
 use crate::clock::{Clock, Latch, TaskError, later};
 use crate::delay::{self, HOLD};
 use crate::envelope::{Data, Death, Envelope};
+use crate::error::Error;
 use crate::event::{self, Event, EventId};
 use crate::foreign::{Foreign, RawMessage};
 use crate::handler::{Context, INSTANCE, States};
@@ -178,8 +179,12 @@ impl Dispatcher {
         if stops.begin.is_raised() {
             return Verdict::GiveBack;
         }
+        let max_receives = self.0.settings.max_receives;
+        if delivery.receive_count > max_receives.saturating_mul(2) {
+            return Verdict::Finish(vec![self.unread(delivery)]);
+        }
         let body = wire::read(&delivery.body, delivery.enqueued_at);
-        if delivery.receive_count > self.0.settings.max_receives {
+        if delivery.receive_count > max_receives {
             return Verdict::Finish(self.poison(body, delivery));
         }
         match body {
@@ -267,12 +272,31 @@ impl Dispatcher {
         parts.into_iter().map(write).collect()
     }
 
-    /// A message that has been received too often without being settled.
-    fn poison(&self, body: Body, delivery: &Delivery) -> Vec<Write> {
-        let error = format!(
+    fn received_too_often(&self, delivery: &Delivery) -> String {
+        format!(
             "received {} times without being settled: it may be killing its process (`max_receives` is {})",
             delivery.receive_count, self.0.settings.max_receives
-        );
+        )
+    }
+
+    /// A message that was received too often even to be read as poison: reading it may be what kills.
+    fn unread(&self, delivery: &Delivery) -> Write {
+        let envelope = self.wrapped(&delivery.body, delivery);
+        with_attributes(self.dead(envelope, reason::POISON, Some(self.received_too_often(delivery))), delivery)
+    }
+
+    /// The dead letter of a message that could not be put where it belongs, and never could be.
+    pub(crate) fn unsendable(&self, delivery: &Delivery, error: &Error) -> Write {
+        let envelope = match wire::read(&delivery.body, delivery.enqueued_at) {
+            Body::One(envelope) => *envelope,
+            Body::Pack(_) | Body::Unreadable(_) => self.wrapped(&delivery.body, delivery),
+        };
+        with_attributes(self.dead(envelope, reason::UNSENDABLE, Some(error.to_string())), delivery)
+    }
+
+    /// A message that has been received too often without being settled.
+    fn poison(&self, body: Body, delivery: &Delivery) -> Vec<Write> {
+        let error = self.received_too_often(delivery);
         let dead =
             |envelope: Envelope| with_attributes(self.dead(envelope, reason::POISON, Some(error.clone())), delivery);
         match body {
@@ -290,8 +314,13 @@ impl Dispatcher {
 
     /// A body that is no event.
     fn undecodable(&self, body: &str, why: &str, delivery: &Delivery) -> Write {
-        let envelope = wire::wrap_undecodable(body, &self.0.settings.source, EventId::new(), delivery.enqueued_at);
+        let envelope = self.wrapped(body, delivery);
         with_attributes(self.dead(envelope, reason::UNDECODABLE, Some(why.to_owned())), delivery)
+    }
+
+    /// A body in an envelope that dead letters can keep, and a replay opens again.
+    fn wrapped(&self, body: &str, delivery: &Delivery) -> Envelope {
+        wire::wrap_undecodable(body, &self.0.settings.source, EventId::new(), delivery.enqueued_at)
     }
 
     /// Asks the application what it makes of a body that is no event.
@@ -498,6 +527,11 @@ impl Dispatcher {
             () = lost.raised() => return None,
             permits = self.permits_in_turn(entry, place) => permits?,
         };
+        // It may have waited for long; a lease that ends in the middle would let another node run it, too.
+        if place.is_some_and(|place| place.lease_ends_within(entry.timeout, shared.clock.instant())) {
+            tracing::info!(id = %envelope.id, handler = %entry.name, "given back: it has waited too long to run under its lease");
+            return None;
+        }
         let handler = Arc::clone(entry.run.as_ref()?);
         let cancelled = Latch::default();
         let instance = shared.instance.get().and_then(|find| find())?;

@@ -204,6 +204,7 @@ impl Listener {
     fn take_in_all(self: &Arc<Self>, deliveries: Vec<Delivery>, room: Vec<Place>) {
         let standing = |delivery: Delivery| (self.suspects.standing(delivery.receive_count), delivery);
         let deliveries: Vec<_> = deliveries.into_iter().map(standing).collect();
+        self.suspects.begin();
         for ((standing, delivery), place) in deliveries.into_iter().zip(room) {
             self.take_in(delivery, place, standing);
         }
@@ -230,6 +231,7 @@ impl Listener {
     /// Lets a suspect wait for its turn, which lasts until it is settled: one that is handled and
     /// not yet acked would be received again after a crash.
     async fn take_turns(&self, delivery: Delivery, lost: Latch, place: Place, standing: Standing) {
+        let place = place.leased_until(self.engine.leases.wall(&delivery.message_id));
         let line = match standing {
             Standing::Ordinary => {
                 if self.suspects.any() {
@@ -454,8 +456,17 @@ impl Listener {
             engine.settler.ack(Lane::Delay, &delivery.message_id, delivery.receipt).await;
             return;
         }
-        let (due, group) = due_and_group(&delivery);
         let now = engine.clock.now();
+        let age = delay::until(delivery.enqueued_at, now);
+        if delivery.receive_count
+            > delay::most_receives(age, engine.settings.max_receives, &engine.backend.limits())
+        {
+            // The message queue has turns for such, and sends back what is innocent.
+            tracing::warn!("message {} is forwarded unread: it was received too often here", delivery.message_id);
+            self.hop_to(Lane::Message, (None, None), delivery).await;
+            return;
+        }
+        let (due, group) = due_and_group(&delivery);
         let parked = Parked { due: due.unwrap_or(now), enqueued: delivery.enqueued_at, received };
         let hop = delay::next_hop(now, parked, in_flight, &engine.backend.limits());
         let lane = match hop {
@@ -466,11 +477,34 @@ impl Listener {
             Hop::Forward => Lane::Message,
             Hop::Renew => Lane::Delay,
         };
-        match engine.sender.send(copied_to(lane, &delivery, (due, group))).await {
-            Ok(()) => engine.settler.ack(Lane::Delay, &delivery.message_id, delivery.receipt).await,
-            Err(error) => {
-                tracing::warn!("message {} stays on the delay queue, to be seen again: {error}", delivery.message_id);
+        self.hop_to(lane, (due, group), delivery).await;
+    }
+
+    /// Replaces a message of the delay queue by one on `lane`. What can never be put there becomes a dead
+    /// letter: it would be seen again and again, and be gone when its retention ends.
+    async fn hop_to(&self, lane: Lane, due_and_group: (Option<SystemTime>, Option<String>), delivery: Delivery) {
+        let engine = &self.engine;
+        let gone = match engine.sender.send(copied_to(lane, &delivery, due_and_group)).await {
+            Ok(()) => true,
+            Err(error) if is_permanent(&error) => {
+                self.write(engine.dispatcher.unsendable(&delivery, &error), &delivery).await
             }
+            Err(error) => {
+                let id = &delivery.message_id;
+                if delay::is_about_to_end(engine.clock.now(), delivery.enqueued_at, &engine.backend.limits()) {
+                    tracing::error!(
+                        "message {id} has been on the delay queue for {:?}, cannot leave it, and is LOST when its \
+                         retention ends: {error}",
+                        delay::until(delivery.enqueued_at, engine.clock.now())
+                    );
+                } else {
+                    tracing::warn!("message {id} stays on the delay queue, to be seen again: {error}");
+                }
+                false
+            }
+        };
+        if gone {
+            engine.settler.ack(Lane::Delay, &delivery.message_id, delivery.receipt).await;
         }
     }
 }

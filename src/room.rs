@@ -64,7 +64,7 @@ impl Room {
     }
 
     fn as_place(&self, place: OwnedSemaphorePermit) -> Place {
-        Place { held: Mutex::new(place), aside: Arc::clone(&self.aside), ending: Arc::clone(&self.ending), before: None }
+        Place { held: Mutex::new(place), aside: Arc::clone(&self.aside), ending: Arc::clone(&self.ending), before: None, leased_until: None }
     }
 
     /// Notes that a message has come to its end.
@@ -107,9 +107,21 @@ pub(crate) struct Place {
     ending: Arc<Semaphore>,
     /// Whom this message waits for before it is begun.
     before: Option<Suspects>,
+    /// Until when its lease can be extended.
+    leased_until: Option<Instant>,
 }
 
 impl Place {
+    /// The same place, for a message whose lease can be extended until then.
+    pub(crate) fn leased_until(self, end: Option<Instant>) -> Self {
+        Place { leased_until: end, ..self }
+    }
+
+    /// Whether the lease of its message cannot be held for so long.
+    pub(crate) fn lease_ends_within(&self, span: Duration, now: Instant) -> bool {
+        self.leased_until.is_some_and(|end| now + span > end)
+    }
+
     /// The same place, for a message that is begun when no suspect has its turn.
     pub(crate) fn behind(self, suspects: &Suspects) -> Self {
         Place { before: Some(suspects.clone()), ..self }

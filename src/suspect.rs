@@ -1,22 +1,23 @@
 //! Telling a message that kills its process from those that were only there: [`Suspects`].
 //!
 //! A crash counts a receive for everything that the node had in hand, and nothing says whose it
-//! was. So a message with more than half of `max_receives` is a suspect:
+//! was. So a message with a third of `max_receives` is a suspect:
 //!
-//! - Suspects take turns on a node. While one has its turn nothing else is begun there, so that
-//!   what it was received together with cannot kill it, nor it what was begun before.
-//! - An innocent ends its turn, is acked, and gone. A turn is over after ten seconds, too: who has
-//!   killed nobody in that time lets others begin.
-//! - With two receives left a turn lasts until its work ends, and whoever would wait then is put
-//!   back on the queue instead, unread and as a fresh copy, before that turn begins. So whatever
-//!   is received beyond the limit had its last turns alone.
+//! - Suspects take turns on a node, those with fewer receives first, and else by chance. While one
+//!   has its turn nothing else is begun there.
+//! - An innocent ends its turn, is acked, and gone: half of them at each crash, and everyone who
+//!   joined them later. A turn is over after ten seconds, too: who has killed nobody in that time
+//!   lets others begin.
+//! - At its last receive a turn lasts until its work ends; and whoever would have to wait then is
+//!   put back on the queue instead, unread, as a fresh copy. So what is received beyond the limit
+//!   was alone in the end.
 //! - A long line of suspects is no crash but an incident of the queue: beyond a bound they are put
 //!   back as fresh copies, too, which costs two requests each and no turn.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 use crate::delay::HOLD;
@@ -28,7 +29,7 @@ const LONGEST_LINE: usize = 20;
 /// How long a turn lasts at most: the time until due that is held here, and five seconds more.
 const TURN: Duration = HOLD.saturating_add(Duration::from_secs(5));
 
-/// How long a turn lasts with two receives left, and what is no suspect waits for those who are.
+/// How long it lasts at the last receive, and what is no suspect waits for those who are.
 const LAST_TURN: Duration = Duration::from_secs(300);
 
 /// The suspects that a listener has in hand. Cheap to clone.
@@ -37,12 +38,23 @@ pub(crate) struct Suspects(Arc<Shared>);
 
 struct Shared {
     max_receives: u32,
-    turn: Arc<Semaphore>,
+    line: Mutex<Line>,
     /// Those whose turn is not over.
-    line: InFlight,
+    present: InFlight,
     /// Those that are being put back.
     leaving: InFlight,
-    entering: Mutex<()>,
+}
+
+#[derive(Default)]
+struct Line {
+    waiting: Vec<Waiting>,
+    taken: bool,
+}
+
+struct Waiting {
+    receive_count: u32,
+    chance: u64,
+    its_turn: oneshot::Sender<Taken>,
 }
 
 /// What a receive count makes of a message.
@@ -55,77 +67,112 @@ pub(crate) enum Standing {
     Leaving(Counted),
 }
 
-/// A suspect's place in the line, until it is dropped.
+/// A suspect's place in the line.
 pub(crate) struct InLine {
     suspects: Suspects,
+    its_turn: oneshot::Receiver<Taken>,
     last: bool,
-    _counted: Counted,
+    present: Counted,
 }
 
 /// A suspect's turn, until it is dropped.
 pub(crate) struct Turn {
     /// For how long, at most.
     pub(crate) lasts: Duration,
-    _turn: Option<OwnedSemaphorePermit>,
-    _line: InLine,
+    _taken: Option<Taken>,
+    _present: Counted,
 }
+
+/// The one turn there is; the next one's when it is dropped.
+struct Taken(Suspects);
 
 impl Suspects {
     pub(crate) fn new(max_receives: u32) -> Self {
         Suspects(Arc::new(Shared {
             max_receives,
-            turn: Arc::new(Semaphore::new(1)),
-            line: InFlight::default(),
+            line: Mutex::default(),
+            present: InFlight::default(),
             leaving: InFlight::default(),
-            entering: Mutex::default(),
         }))
     }
 
     /// What becomes of a message that was received just now. Asked for all messages of a receive
-    /// before any of them is begun.
+    /// before [`begin`](Suspects::begin).
     pub(crate) fn standing(&self, receive_count: u32) -> Standing {
         let shared = &*self.0;
-        let from = (shared.max_receives / 2 + 1).max(2);
+        let from = (shared.max_receives / 3).max(2);
         // Beyond the limit it is dead-lettered, and not begun.
         if !(from..=shared.max_receives).contains(&receive_count) {
             return Standing::Ordinary;
         }
-        let last = receive_count >= shared.max_receives - 1;
-        let _one_at_a_time = shared.entering.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = shared.line.count();
+        let mut line = shared.lock();
+        let (last, before) = (receive_count == shared.max_receives, shared.present.count());
         if before >= LONGEST_LINE || (last && before > 0) {
             return Standing::Leaving(shared.leaving.guard());
         }
-        Standing::Suspect(InLine { suspects: self.clone(), last, _counted: shared.line.guard() })
+        let (sender, its_turn) = oneshot::channel();
+        line.waiting.push(Waiting { receive_count, chance: fastrand::u64(..), its_turn: sender });
+        Standing::Suspect(InLine { suspects: self.clone(), its_turn, last, present: shared.present.guard() })
+    }
+
+    /// Lets the next suspect have its turn, if nobody has it.
+    pub(crate) fn begin(&self) {
+        let next = {
+            let mut line = self.0.lock();
+            let order = |at: &usize| line.waiting.get(*at).map(|next| (next.receive_count, next.chance));
+            let first = (0..line.waiting.len()).min_by_key(order);
+            match first {
+                Some(first) if !line.taken => {
+                    line.taken = true;
+                    line.waiting.swap_remove(first)
+                }
+                _ => return,
+            }
+        };
+        // To one that has gone it passes on: what is not taken is dropped.
+        let _ = next.its_turn.send(Taken(self.clone()));
     }
 
     /// Whether a suspect waits or has its turn.
     pub(crate) fn any(&self) -> bool {
-        self.0.line.count() > 0
+        self.0.present.count() > 0
     }
 
     /// Waits until none does; `false` if this takes longer than anything has to wait. Cancel-safe.
     pub(crate) async fn none(&self, clock: &Clock) -> bool {
-        clock.timeout(LAST_TURN, self.0.line.none()).await.is_some()
+        clock.timeout(LAST_TURN, self.0.present.none()).await.is_some()
     }
 }
 
 impl InLine {
-    /// Waits for its turn. Cancel-safe.
+    /// Waits for its turn.
     pub(crate) async fn turn(self, clock: &Clock) -> Turn {
-        let shared = &*self.suspects.0;
-        let turn = Arc::clone(&shared.turn).acquire_owned().await.ok();
+        let taken = self.its_turn.await.ok();
         // A queue that takes no copies holds up nobody for long.
-        clock.timeout(TURN, shared.leaving.none()).await;
-        Turn { lasts: if self.last { LAST_TURN } else { TURN }, _turn: turn, _line: self }
+        clock.timeout(TURN, self.suspects.0.leaving.none()).await;
+        Turn { lasts: if self.last { LAST_TURN } else { TURN }, _taken: taken, _present: self.present }
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.0.0.lock().taken = false;
+        self.0.begin();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt;
 
-    fn kinds(suspects: &Suspects, counts: &[u32]) -> (String, Vec<Standing>) {
+    fn standings(suspects: &Suspects, counts: &[u32]) -> (String, Vec<Standing>) {
         let standings: Vec<_> = counts.iter().map(|count| suspects.standing(*count)).collect();
         let letters = standings.iter().map(|standing| match standing {
             Standing::Ordinary => 'o',
@@ -137,26 +184,47 @@ mod tests {
     }
 
     #[test]
-    fn from_half_the_limit_on_a_message_is_a_suspect_and_never_at_its_first_receive() {
-        for (max, expected) in [(10, "ooooosssllo"), (3, "ollo"), (2, "olo"), (1, "oo")] {
-            let each: String = (1..=max + 1).map(|count| kinds(&Suspects::new(max), &[count]).0).collect();
+    fn from_a_third_of_the_limit_on_a_message_is_a_suspect_and_never_at_its_first_receive() {
+        for (max, expected) in [(10, "oossssssslo"), (4, "osslo"), (2, "olo"), (1, "oo")] {
+            let each: String = (1..=max + 1).map(|count| standings(&Suspects::new(max), &[count]).0).collect();
             assert_eq!(each, expected, "of {max}");
         }
     }
 
     #[test]
-    fn with_two_receives_left_nobody_waits_for_another() {
+    fn at_its_last_receive_nobody_waits_for_another() {
         let suspects = Suspects::new(10);
-        let (standings, held) = kinds(&suspects, &[9, 10, 6, 1]);
-        assert_eq!(standings, "lxso");
+        let (letters, held) = standings(&suspects, &[10, 10, 6, 1]);
+        assert_eq!(letters, "lxso");
         drop(held);
-        assert_eq!(kinds(&suspects, &[6, 9]).0, "sx");
+        assert_eq!(standings(&suspects, &[6, 10]).0, "sx");
     }
 
     #[test]
     fn a_long_line_is_cut_short() {
         let suspects = Suspects::new(10);
-        let (standings, _held) = kinds(&suspects, &[7; 22]);
-        assert_eq!(standings, "s".repeat(20) + "xx");
+        assert_eq!(standings(&suspects, &[7; 22]).0, "s".repeat(20) + "xx");
+    }
+
+    #[test]
+    fn turns_go_by_receives_and_pass_over_who_has_gone() {
+        let (suspects, clock) = (Suspects::new(10), Clock::system());
+        let (_, waiting) = standings(&suspects, &[9, 4, 3, 7]);
+        suspects.begin();
+        let line = |standing| if let Standing::Suspect(line) = standing { Some(line) } else { None };
+        let lines: Vec<_> = waiting.into_iter().filter_map(line).collect();
+        let [nine, four, three, seven] = <[InLine; 4]>::try_from(lines).ok().unwrap();
+        let mut nine = Box::pin(nine.turn(&clock));
+        let mut four = Box::pin(four.turn(&clock));
+        assert!(nine.as_mut().now_or_never().is_none() && four.as_mut().now_or_never().is_none());
+        let turn = three.turn(&clock).now_or_never();
+        assert!(turn.is_some() && suspects.any());
+        drop(turn);
+        drop(four);
+        drop(seven);
+        let turn = nine.now_or_never();
+        assert!(turn.is_some() && suspects.any());
+        drop(turn);
+        assert!(!suspects.any());
     }
 }

@@ -6,7 +6,8 @@
 //!
 //! # Permissions
 //! A process that only sends needs `sqs:SendMessage` on the message and the delay queue, and
-//! `sqs:GetQueueUrl` on them when they are configured by name; by URL it needs nothing else. A
+//! `sqs:GetQueueUrl` on them when they are configured by name; by URL it needs nothing else (before its
+//! first delayed event it asks for the time by a `GetQueueAttributes` that may be denied). A
 //! listener needs `sqs:SendMessage`, `sqs:ReceiveMessage`, `sqs:DeleteMessage`,
 //! `sqs:ChangeMessageVisibility` and `sqs:GetQueueAttributes` on all three.
 //!
@@ -81,6 +82,8 @@ struct Inner {
     /// Where SQS is, for the start line.
     place: String,
     lanes: [LaneState; 3],
+    /// Held by whoever asks for the time.
+    asking: tokio::sync::Mutex<()>,
 }
 
 /// What is known of a lane's queue. Either cell is filled once, by whoever asks first.
@@ -116,7 +119,7 @@ impl SqsBackend {
             (None, None, None) => String::new(),
         };
         let lanes = Default::default();
-        Ok(SqsBackend(Arc::new(Inner { options, clients, ledger: Arc::default(), place, lanes })))
+        Ok(SqsBackend(Arc::new(Inner { options, clients, ledger: Arc::default(), place, lanes, asking: Default::default() })))
     }
 
     /// How many requests this backend and its clones have made so far.
@@ -527,6 +530,27 @@ impl Backend for SqsBackend {
 
     fn clock_offset_ms(&self) -> i64 {
         self.0.ledger.offset_ms()
+    }
+
+    /// By one request, of which only the date of the answer counts: that it is denied for want of
+    /// `sqs:GetQueueAttributes` does no harm.
+    fn learn_clock_offset(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            if self.0.ledger.knows_offset() {
+                return;
+            }
+            let _one_asks = self.0.asking.lock().await;
+            if self.0.ledger.knows_offset() {
+                return;
+            }
+            let asked = async {
+                let (name, url) = (self.0.options.given(Lane::Message), self.url(Lane::Message).await?);
+                self.attribute_map(Lane::Message, name.name(), url, vec![QueueAttributeName::QueueArn]).await
+            };
+            if let Err(error) = asked.await {
+                tracing::debug!(known = self.0.ledger.knows_offset(), "asked SQS for the time: {error}");
+            }
+        })
     }
 
     /// For [`Role::Sender`] the queues are looked up where they are given by name, and nothing is
