@@ -204,7 +204,10 @@ impl Listener {
     fn take_in_all(self: &Arc<Self>, deliveries: Vec<Delivery>, room: Vec<Place>) {
         let standing = |delivery: Delivery| (self.suspects.standing(delivery.receive_count), delivery);
         let deliveries: Vec<_> = deliveries.into_iter().map(standing).collect();
-        self.suspects.begin();
+        if self.suspects.any() {
+            let (suspects, clock) = (self.suspects.clone(), self.engine.clock.clone());
+            self.engine.clock.spawn(async move { suspects.begin_soon(&clock).await });
+        }
         for ((standing, delivery), place) in deliveries.into_iter().zip(room) {
             self.take_in(delivery, place, standing);
         }

@@ -3,8 +3,8 @@
 //! A crash counts a receive for everything that the node had in hand, and nothing says whose it
 //! was. So a message with a third of `max_receives` is a suspect:
 //!
-//! - Suspects take turns on a node, those with fewer receives first, and else by chance. While one
-//!   has its turn nothing else is begun there.
+//! - Suspects take turns on a node, those with fewer receives first, and else by chance; the first
+//!   turn waits a moment for the others to arrive. Meanwhile nothing else is begun there.
 //! - An innocent ends its turn, is acked, and gone: half of them at each crash, and everyone who
 //!   joined them later. A turn is over after ten seconds, too: who has killed nobody in that time
 //!   lets others begin.
@@ -25,6 +25,9 @@ use crate::shutdown::{Counted, InFlight};
 
 /// The most that wait for their turns.
 const LONGEST_LINE: usize = 20;
+
+/// How long a first suspect waits for the others.
+const GATHER: Duration = Duration::from_millis(100);
 
 /// How long a turn lasts at most: the time until due that is held here, and five seconds more.
 const TURN: Duration = HOLD.saturating_add(Duration::from_secs(5));
@@ -96,8 +99,7 @@ impl Suspects {
         }))
     }
 
-    /// What becomes of a message that was received just now. Asked for all messages of a receive
-    /// before [`begin`](Suspects::begin).
+    /// What becomes of a message that was received just now.
     pub(crate) fn standing(&self, receive_count: u32) -> Standing {
         let shared = &*self.0;
         let from = (shared.max_receives / 3).max(2);
@@ -115,8 +117,14 @@ impl Suspects {
         Standing::Suspect(InLine { suspects: self.clone(), its_turn, last, present: shared.present.guard() })
     }
 
+    /// Lets turns begin, soon after a suspect was received.
+    pub(crate) async fn begin_soon(&self, clock: &Clock) {
+        clock.sleep(GATHER).await;
+        self.begin();
+    }
+
     /// Lets the next suspect have its turn, if nobody has it.
-    pub(crate) fn begin(&self) {
+    fn begin(&self) {
         let next = {
             let mut line = self.0.lock();
             let order = |at: &usize| line.waiting.get(*at).map(|next| (next.receive_count, next.chance));

@@ -1,7 +1,8 @@
 //! What becomes of a message on the delay queue that cannot leave it, or that was received there too
 //! often: on the memory backend, in virtual time.
 
-use std::sync::{Arc, Mutex};
+use std::cell::RefCell;
+use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, SystemTime};
 
 use dawdle::backend::memory::{Action, Fault, MemoryBackend};
@@ -188,7 +189,7 @@ async fn what_can_never_be_sent_afresh_is_dead_lettered_before_its_retention_end
 
 #[tokio::test]
 async fn what_fits_nowhere_stays_on_the_delay_queue_and_is_reported() {
-    let (log, _guard) = Log::listen();
+    let log = Log::listen();
     let world = World::new().await;
     world.signal("refused", seconds(HOUR)).await;
     world.refuse(&[Lane::Message, Lane::Dead]);
@@ -238,7 +239,7 @@ async fn one_that_was_received_too_often_is_forwarded_unread_and_is_still_not_ea
     world.signal("innocent", seconds(3 * DAY)).await;
     world.time.advance(seconds(900)).await;
     world.receive_and_die(12).await;
-    let (log, _guard) = Log::listen();
+    let log = Log::listen();
     let _node = world.node().await;
     world.time.advance(seconds(1)).await;
     assert!(log.text().contains("forwarded unread"), "{}", log.text());
@@ -250,13 +251,26 @@ async fn one_that_was_received_too_often_is_forwarded_unread_and_is_still_not_ea
 }
 
 #[tokio::test]
+async fn what_cannot_be_sent_afresh_outlives_its_retention_as_long_as_one_queue_takes_it() {
+    let world = World::new().await;
+    world.signal("late", seconds(30 * DAY)).await;
+    let _node = world.node().await;
+    world.time.advance(seconds(12 * DAY)).await;
+    world.backend.queue.fail(Fault::unavailable(Action::Send).on(Lane::Delay).times(u32::MAX));
+    world.time.advance(seconds(6 * DAY)).await;
+    world.backend.queue.heal();
+    world.time.advance(seconds(13 * DAY)).await;
+    assert_eq!((world.runs().len(), world.letters().await.len()), (1, 0));
+}
+
+#[tokio::test]
 async fn somebody_learns_of_a_message_that_cannot_be_sent_afresh_before_its_retention_ends() {
-    let (log, _guard) = Log::listen();
+    let log = Log::listen();
     let world = World::new().await;
     world.signal("lost", seconds(30 * DAY)).await;
     let _node = world.node().await;
     world.time.advance(seconds(12 * DAY)).await;
-    world.backend.queue.fail(Fault::unavailable(Action::Send).on(Lane::Delay).times(u32::MAX));
+    world.backend.queue.fail(Fault::unavailable(Action::Send).times(u32::MAX));
     world.time.advance(seconds(DAY + HOUR)).await;
     let log = log.text();
     let errors: Vec<&str> = log.lines().filter(|line| line.contains("ERROR")).collect();
@@ -266,26 +280,30 @@ async fn somebody_learns_of_a_message_that_cannot_be_sent_afresh_before_its_rete
     assert_eq!((world.runs().len(), world.letters().await.len()), (1, 0));
 }
 
-/// What is logged on this thread.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+thread_local! {
+    static LOG: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What is logged on this thread, which is all that its test does.
+#[derive(Clone, Copy)]
+struct Log;
 
 impl Log {
-    fn listen() -> (Log, tracing::subscriber::DefaultGuard) {
-        let log = Log::default();
-        let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-        (log, tracing::subscriber::set_default(subscriber))
+    fn listen() -> Log {
+        // For all tests at once: which levels are wanted is kept for the whole process.
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| tracing_subscriber::fmt().with_ansi(false).with_writer(|| Log).init());
+        Log
     }
 
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    fn text(self) -> String {
+        LOG.with_borrow(|log| String::from_utf8_lossy(log).into_owned())
     }
 }
 
 impl std::io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        LOG.with_borrow_mut(|log| log.extend_from_slice(bytes));
         Ok(bytes.len())
     }
 

@@ -277,7 +277,7 @@ async fn whoever_was_in_hand_beside_a_killer_is_handled_and_never_dead_lettered(
     println!("deaths: {} at most, {} in the middle", all[all.len() - 1], all[all.len() / 2]);
 }
 
-const SIBLINGS: u32 = 5;
+const SIBLINGS: u32 = 14;
 
 /// A pack of innocents with a killer among them, that strikes when they have been handled. The process
 /// that comes second, and rewrites it, dies as told.
