@@ -545,6 +545,9 @@ impl Dispatcher {
             cancelled: cancelled.clone(),
             instance: Arc::clone(&instance),
         };
+        if let Some(place) = place {
+            place.begun().raise();
+        }
         let (dispatcher, running) = (self.clone(), Arc::clone(event));
         let mut task = shared.clock.spawn_user(INSTANCE.scope(instance, async move {
             // Given back when the run ends or is dropped, whichever way.

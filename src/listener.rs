@@ -256,12 +256,16 @@ impl Listener {
             () = self.work.stops.begin.raised() => None,
             turn = line.turn(clock) => Some(turn),
         };
+        let begun = place.begun().clone();
         let mut work = pin!(self.work_on(delivery, lost, place));
-        let lasts = turn.as_ref().map_or(Duration::ZERO, |turn| turn.lasts);
-        if clock.timeout(lasts, &mut work).await.is_none() {
-            drop(turn);
-            work.await;
+        if let Some(turn) = turn {
+            tokio::select! {
+                biased;
+                () = &mut work => return,
+                () = turn.over(clock, &begun) => {}
+            }
         }
+        work.await;
     }
 
     /// Replaces a message by a copy, whose receives are counted afresh, without reading it.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::clock::Latch;
 use crate::suspect::Suspects;
 
 /// The least that is received ahead.
@@ -64,7 +65,7 @@ impl Room {
     }
 
     fn as_place(&self, place: OwnedSemaphorePermit) -> Place {
-        Place { held: Mutex::new(place), aside: Arc::clone(&self.aside), ending: Arc::clone(&self.ending), before: None, leased_until: None }
+        Place { held: Mutex::new(place), aside: Arc::clone(&self.aside), ending: Arc::clone(&self.ending), before: None, leased_until: None, begun: Latch::default() }
     }
 
     /// Notes that a message has come to its end.
@@ -109,12 +110,19 @@ pub(crate) struct Place {
     before: Option<Suspects>,
     /// Until when its lease can be extended.
     leased_until: Option<Instant>,
+    /// Raised when a handler of its message begins.
+    begun: Latch,
 }
 
 impl Place {
     /// The same place, for a message whose lease can be extended until then.
     pub(crate) fn leased_until(self, end: Option<Instant>) -> Self {
         Place { leased_until: end, ..self }
+    }
+
+    /// Raised when a handler of its message begins.
+    pub(crate) fn begun(&self) -> &Latch {
+        &self.begun
     }
 
     /// Whether the lease of its message cannot be held for so long.

@@ -6,8 +6,8 @@
 //! - Suspects take turns on a node, those with fewer receives first, and else by chance; the first
 //!   turn waits a moment for the others to arrive. Meanwhile nothing else is begun there.
 //! - An innocent ends its turn, is acked, and gone: half of them at each crash, and everyone who
-//!   joined them later. A turn is over after ten seconds, too: who has killed nobody in that time
-//!   lets others begin.
+//!   joined them later. A turn is over five seconds after its work was begun, too: who has killed
+//!   nobody in that time lets others begin.
 //! - At its last receive a turn lasts until its work ends; and whoever would have to wait then is
 //!   put back on the queue instead, unread, as a fresh copy. So what is received beyond the limit
 //!   was alone in the end.
@@ -19,8 +19,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::clock::Clock;
-use crate::delay::HOLD;
+use crate::clock::{Clock, Latch};
 use crate::shutdown::{Counted, InFlight};
 
 /// The most that wait for their turns.
@@ -29,10 +28,10 @@ const LONGEST_LINE: usize = 20;
 /// How long a first suspect waits for the others.
 const GATHER: Duration = Duration::from_millis(100);
 
-/// How long a turn lasts at most: the time until due that is held here, and five seconds more.
-const TURN: Duration = HOLD.saturating_add(Duration::from_secs(5));
+/// How long a turn lasts at most, once its work was begun.
+const TURN: Duration = Duration::from_secs(5);
 
-/// How long it lasts at the last receive, and what is no suspect waits for those who are.
+/// How long it lasts at the last receive, may wait for a permit, and keeps others waiting.
 const LAST_TURN: Duration = Duration::from_secs(300);
 
 /// The suspects that a listener has in hand. Cheap to clone.
@@ -80,8 +79,7 @@ pub(crate) struct InLine {
 
 /// A suspect's turn, until it is dropped.
 pub(crate) struct Turn {
-    /// For how long, at most.
-    pub(crate) lasts: Duration,
+    lasts: Duration,
     _taken: Option<Taken>,
     _present: Counted,
 }
@@ -159,6 +157,14 @@ impl InLine {
         // A queue that takes no copies holds up nobody for long.
         clock.timeout(TURN, self.suspects.0.leaving.none()).await;
         Turn { lasts: if self.last { LAST_TURN } else { TURN }, _taken: taken, _present: self.present }
+    }
+}
+
+impl Turn {
+    /// Waits until it is over, once its work was begun, although that has not ended.
+    pub(crate) async fn over(&self, clock: &Clock, begun: &Latch) {
+        clock.timeout(LAST_TURN, begun.raised()).await;
+        clock.sleep(self.lasts).await;
     }
 }
 

@@ -257,9 +257,9 @@ async fn what_cannot_be_sent_afresh_outlives_its_retention_as_long_as_one_queue_
     let _node = world.node().await;
     world.time.advance(seconds(12 * DAY)).await;
     world.backend.queue.fail(Fault::unavailable(Action::Send).on(Lane::Delay).times(u32::MAX));
-    world.time.advance(seconds(6 * DAY)).await;
+    world.time.advance(seconds(3 * DAY)).await;
     world.backend.queue.heal();
-    world.time.advance(seconds(13 * DAY)).await;
+    world.time.advance(seconds(16 * DAY)).await;
     assert_eq!((world.runs().len(), world.letters().await.len()), (1, 0));
 }
 

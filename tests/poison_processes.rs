@@ -59,7 +59,7 @@ async fn restart_until_empty(config: &Config, ledger: &Path, backend: &dyn Backe
         let mut process = Process::start("listen", config, ledger)?;
         let mut died = false;
         until(Duration::from_secs(60), "the process dies or the queue is empty", async || {
-            died = process.end_within(Duration::ZERO).is_ok();
+            died = process.end_within(Duration::from_millis(1)).is_ok();
             Ok(died || backend.inspect(Lane::Message).await?.total() == 0)
         })
         .await?;
