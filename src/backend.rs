@@ -259,6 +259,16 @@ pub trait Backend: Send + Sync + 'static {
         0
     }
 
+    /// Finds out [`clock_offset_ms`](Backend::clock_offset_ms), where nothing has told it yet. Asked
+    /// before the first event is signalled whose handling depends on the time. A failure leaves
+    /// the offset as it is.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the offset as it is.
+    fn learn_clock_offset(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
     /// Connects, and refuses queues that are missing or would lose or spoil events.
     fn check(&self, role: Role) -> BoxFuture<'_, Result<()>>;
 
@@ -299,6 +309,10 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
 
     fn clock_offset_ms(&self) -> i64 {
         (**self).clock_offset_ms()
+    }
+
+    fn learn_clock_offset(&self) -> BoxFuture<'_, ()> {
+        (**self).learn_clock_offset()
     }
 
     fn check(&self, role: Role) -> BoxFuture<'_, Result<()>> {

@@ -73,7 +73,17 @@ impl Clock {
 
     /// The same clock, ahead by as many milliseconds as `offset_ms` says at each reading.
     pub(crate) fn following(self, offset_ms: impl Fn() -> i64 + Send + Sync + 'static) -> Self {
+        let before = self.offset_ms;
+        let offset_ms = move || before.as_ref().map_or(0, |before| before()) + offset_ms();
         Clock { offset_ms: Some(Arc::new(offset_ms)), ..self }
+    }
+
+    /// The clock of a machine that is off by so many milliseconds.
+    #[cfg(feature = "testing")]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn ahead_by_ms(self, ahead_ms: i64) -> Self {
+        self.following(move || ahead_ms)
     }
 
     #[cfg(test)]

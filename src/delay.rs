@@ -10,7 +10,8 @@
 //! ```
 //!
 //! Without a delay queue the event chains on the message queue, max_delay at a time. Nothing here
-//! waits or sends. A hop always ends before the event is due, with time to spare for whoever
+//! waits or sends. A message there is received once for each park; one that is received far more often
+//! is forwarded unread, for it may be killing whoever reads it. A hop always ends before the event is due, with time to spare for whoever
 //! makes the next one; so at worst, when a node dies with it in hand, it is repeated.
 
 use std::time::{Duration, SystemTime};
@@ -27,6 +28,11 @@ const ASK_EARLY: Duration = Duration::from_millis(500);
 /// What is kept free of a lease's and of the retention's end, for requests that are under way.
 const LEASE_MARGIN: Duration = Duration::from_secs(5);
 const RETENTION_MARGIN: Duration = Duration::from_secs(86_400);
+
+/// What is between the receives of a message that is parked for as long as it can be, and how
+/// often it may be received without being hopped: by a node that is restarted every day.
+const LONG_PARK_SHARE: f64 = 0.9;
+const RESTARTS: Duration = Duration::from_secs(86_400);
 
 /// The share of the in-flight quota at which parked events spill.
 const SPILL_AT: f64 = 0.8;
@@ -112,6 +118,21 @@ pub(crate) fn next_hop(now: SystemTime, event: Parked, in_flight: u64, limits: &
         return Hop::Renew;
     }
     Hop::Park(park)
+}
+
+/// How many times a message may be received that has been on the delay queue for `age`: once for
+/// its first look, its last and each park in between, once a day for a node that was stopped in the
+/// middle, and `max_receives` times besides.
+pub(crate) fn most_receives(age: Duration, max_receives: u32, limits: &Limits) -> u32 {
+    let times = |every: Duration| age.as_secs_f64() / every.as_secs_f64().max(1.0);
+    let parks = limits.max_lease.map_or(0.0, |max| times(max.mul_f64(LONG_PARK_SHARE)));
+    max_receives.saturating_add(2).saturating_add((parks + times(RESTARTS)) as u32)
+}
+
+/// Whether a message found on the delay queue is to leave it soon or be gone: its last day there,
+/// when it should have been sent afresh.
+pub(crate) fn is_about_to_end(now: SystemTime, enqueued: SystemTime, limits: &Limits) -> bool {
+    limits.retention.is_some_and(|kept| until(enqueued, now) >= kept.saturating_sub(RETENTION_MARGIN))
 }
 
 /// Waking ends on the message queue's delay, whatever that is.
@@ -260,6 +281,47 @@ mod tests {
             let limits = Limits { max_delay: Some(Duration::from_secs(max_delay)), ..Limits::sqs() };
             let (_, arrived) = travel(delay, &limits, 0.0, 0, &mut || 0.0);
             prop_assert!(arrived <= at(delay));
+        }
+
+        #[test]
+        fn parking_for_all_its_retention_is_never_taken_for_poison(
+            seed: u64,
+            delay in (DAY as f64)..(60 * DAY) as f64,
+            restart_at in 0.0f64..DAY as f64,
+            max_receives in 1u32..20,
+        ) {
+            let (limits, mut random) = (Limits::sqs(), fastrand::Rng::with_seed(seed));
+            let (due, mut now, mut count) = (at(delay), at(900.0), 0);
+            let mut restart = at(restart_at);
+            loop {
+                count += 1;
+                let age = until(at(0.0), now);
+                prop_assert!(count <= most_receives(age, max_receives, &limits), "{count} after {age:?}");
+                if now >= restart {
+                    // Once a day every node is stopped in the middle of a hop.
+                    restart += Duration::from_secs(DAY);
+                    now += limits.lease + Duration::from_secs_f64(240.0 * random.f64());
+                    continue;
+                }
+                match next_hop(now, Parked { due, enqueued: at(0.0), received: now }, 0, &limits) {
+                    Hop::Park(span) => now += span + Duration::from_secs_f64(240.0 * random.f64()),
+                    Hop::Forward | Hop::Renew => break,
+                }
+                prop_assert!(!is_about_to_end(now - Duration::from_secs(600), at(0.0), &limits));
+            }
+        }
+
+        #[test]
+        fn what_kills_its_reader_is_found_out_soon(parks in 0u32..26, max_receives in 1u32..20) {
+            let limits = Limits::sqs();
+            let mut age = Duration::from_secs(900) + Duration::from_secs(43_195) * parks;
+            let (mut count, mut deaths) = (parks + 1, 0);
+            while count <= most_receives(age, max_receives, &limits) {
+                deaths += 1;
+                count += 1;
+                age += limits.lease;
+            }
+            prop_assert!(deaths <= max_receives + 20, "{deaths} deaths");
         }
 
         #[test]

@@ -18,6 +18,7 @@ use crate::backend::Delivery;
 use crate::clock::{Clock, Latch, Task, TaskError, later};
 use crate::delay::{self, HOLD};
 use crate::envelope::{Data, Death, Envelope};
+use crate::error::Error;
 use crate::event::{self, Event, EventId};
 use crate::foreign::{Foreign, RawMessage};
 use crate::handler::{Context, INSTANCE, States};
@@ -201,8 +202,12 @@ impl Dispatcher {
         if stops.begin.is_raised() {
             return Verdict::GiveBack;
         }
+        let max_receives = self.0.settings.max_receives;
+        if delivery.receive_count > max_receives.saturating_mul(2) {
+            return Verdict::Finish(vec![self.unread(delivery)]);
+        }
         let body = wire::read(&delivery.body, delivery.enqueued_at);
-        if delivery.receive_count > self.0.settings.max_receives {
+        if delivery.receive_count > max_receives {
             return Verdict::Finish(self.poison(body, delivery));
         }
         match body {
@@ -291,12 +296,31 @@ impl Dispatcher {
         parts.into_iter().map(write).collect()
     }
 
-    /// A message that has been received too often without being settled.
-    fn poison(&self, body: Body, delivery: &Delivery) -> Vec<Write> {
-        let error = format!(
+    fn received_too_often(&self, delivery: &Delivery) -> String {
+        format!(
             "received {} times without being settled: it may be killing its process (`max_receives` is {})",
             delivery.receive_count, self.0.settings.max_receives
-        );
+        )
+    }
+
+    /// A message that was received too often even to be read as poison: reading it may be what kills.
+    fn unread(&self, delivery: &Delivery) -> Write {
+        let envelope = self.wrapped(&delivery.body, delivery);
+        with_attributes(self.dead(envelope, reason::POISON, Some(self.received_too_often(delivery))), delivery)
+    }
+
+    /// The dead letter of a message that could not be put where it belongs, and never could be.
+    pub(crate) fn unsendable(&self, delivery: &Delivery, error: &Error) -> Write {
+        let envelope = match wire::read(&delivery.body, delivery.enqueued_at) {
+            Body::One(envelope) => *envelope,
+            Body::Pack(_) | Body::Unreadable(_) => self.wrapped(&delivery.body, delivery),
+        };
+        with_attributes(self.dead(envelope, reason::UNSENDABLE, Some(error.to_string())), delivery)
+    }
+
+    /// A message that has been received too often without being settled.
+    fn poison(&self, body: Body, delivery: &Delivery) -> Vec<Write> {
+        let error = self.received_too_often(delivery);
         let dead =
             |envelope: Envelope| with_attributes(self.dead(envelope, reason::POISON, Some(error.clone())), delivery);
         match body {
@@ -314,8 +338,13 @@ impl Dispatcher {
 
     /// A body that is no event.
     fn undecodable(&self, body: &str, why: &str, delivery: &Delivery) -> Write {
-        let envelope = wire::wrap_undecodable(body, &self.0.settings.source, EventId::new(), delivery.enqueued_at);
+        let envelope = self.wrapped(body, delivery);
         with_attributes(self.dead(envelope, reason::UNDECODABLE, Some(why.to_owned())), delivery)
+    }
+
+    /// A body in an envelope that dead letters can keep, and a replay opens again.
+    fn wrapped(&self, body: &str, delivery: &Delivery) -> Envelope {
+        wire::wrap_undecodable(body, &self.0.settings.source, EventId::new(), delivery.enqueued_at)
     }
 
     /// Asks the application what it makes of a body that is no event.
@@ -532,8 +561,13 @@ impl Dispatcher {
             biased;
             () = stops.begin.raised() => return None,
             () = lost.raised() => return None,
-            permits = self.permits(entry, place) => permits?,
+            permits = self.permits_in_turn(entry, place) => permits?,
         };
+        // It may have waited for long; a lease that ends in the middle would let another node run it, too.
+        if place.is_some_and(|place| place.lease_ends_within(entry.timeout, shared.clock.instant())) {
+            tracing::info!(id = %envelope.id, handler = %entry.name, "given back: it has waited too long to run under its lease");
+            return None;
+        }
         let handler = Arc::clone(entry.run.as_ref()?);
         let cancelled = Latch::default();
         let instance = shared.instance.get().and_then(|find| find())?;
@@ -547,6 +581,9 @@ impl Dispatcher {
             cancelled: cancelled.clone(),
             instance: Arc::clone(&instance),
         };
+        if let Some(place) = place {
+            place.begun().raise();
+        }
         let (dispatcher, running) = (self.clone(), Arc::clone(event));
         let start = Arc::new(AtomicU8::new(WAITING));
         let begun = Arc::clone(&start);
@@ -596,13 +633,25 @@ impl Dispatcher {
         Some(outcome)
     }
 
+    /// The permits of a run, once no suspect has its turn: nothing is held while that is waited for.
+    async fn permits_in_turn(&self, entry: &Entry, place: Option<&Place>) -> Option<Permits> {
+        let suspects = place.and_then(Place::waits_for);
+        let mut waits = true;
+        loop {
+            let permits = self.permits(entry, place).await?;
+            match suspects {
+                Some(suspects) if waits && suspects.any() => {
+                    drop(permits);
+                    waits = suspects.none(&self.0.clock).await;
+                }
+                _ => return Some(permits),
+            }
+        }
+    }
+
     /// A handler's own permit first, so that waiting for it holds none of the node's; nor does it
     /// keep a place from messages of other handlers.
-    async fn permits(
-        &self,
-        entry: &Entry,
-        place: Option<&Place>,
-    ) -> Option<(Option<OwnedSemaphorePermit>, OwnedSemaphorePermit)> {
+    async fn permits(&self, entry: &Entry, place: Option<&Place>) -> Option<Permits> {
         let own = match &entry.limiter {
             Some(limiter) => match Arc::clone(limiter).try_acquire_owned() {
                 Ok(own) => Some(own),
@@ -629,6 +678,8 @@ impl Drop for Attended {
         self.0.abort();
     }
 }
+/// A handler's own permit, if it has a limit of its own, and the node's.
+type Permits = (Option<OwnedSemaphorePermit>, OwnedSemaphorePermit);
 
 /// The handlers of one event that are running now.
 struct Siblings {

@@ -106,6 +106,13 @@ impl Leases {
         Inserted::New(lost)
     }
 
+    /// Until when the lease of a message can be extended at most, if there is a limit.
+    pub(crate) fn wall(&self, message_id: &str) -> Option<Instant> {
+        let max_lease = self.0.backend.limits().max_lease?;
+        let received = self.0.lock().get(message_id)?.received;
+        Some(received + max_lease.saturating_sub(WALL_MARGIN))
+    }
+
     /// Whether the message is this node's to settle.
     pub(crate) fn is_held(&self, message_id: &str) -> bool {
         self.0.lock().get(message_id).is_some_and(Lease::is_held)

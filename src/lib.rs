@@ -98,6 +98,7 @@ mod room;
 mod sender;
 mod settle;
 mod shutdown;
+mod suspect;
 
 // Front: the only part that knows everything.
 mod builder;

@@ -11,6 +11,7 @@
 //! end. What is deliberately absent: deciding (the dispatcher's), the choice of a hop (`delay`'s).
 
 use std::any::Any;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -32,6 +33,7 @@ use crate::settings::Settings;
 use crate::settle::Settler;
 use crate::shutdown::{InFlight, Work};
 use crate::sync::AtomicUsize;
+use crate::suspect::{Standing, Suspects};
 use crate::wire::{self, Body};
 
 #[cfg(test)]
@@ -75,6 +77,7 @@ pub(crate) struct Listener {
     /// How many of them receive messages.
     receivers: AtomicUsize,
     room: Room,
+    suspects: Suspects,
     /// Stops the keeper of leases: after everything else.
     unleased: Latch,
     /// What handlers get as `cx.dawdle()` lives as long as they may run.
@@ -93,6 +96,7 @@ impl Listener {
             loops: InFlight::default(),
             receivers: AtomicUsize::new(0),
             room: Room::new(settings.concurrency, settings.prefetch, settings.max_held),
+            suspects: Suspects::new(settings.max_receives),
             unleased,
             engine,
             _instance: instance,
@@ -192,9 +196,7 @@ impl Listener {
                     if full {
                         self.room.received(self.engine.clock.instant().saturating_duration_since(start));
                     }
-                    for (delivery, place) in deliveries.into_iter().zip(room) {
-                        self.take_in(delivery, place);
-                    }
+                    self.take_in_all(deliveries, room);
                     if full && asked == max {
                         if self.receivers.load(Ordering::Acquire) < self.engine.settings.max_receives_at_once {
                             self.add_receiver();
@@ -237,8 +239,21 @@ impl Listener {
         }
     }
 
+    /// Starts the work on what one receive has brought, once it is known who of it is a suspect.
+    fn take_in_all(self: &Arc<Self>, deliveries: Vec<Delivery>, room: Vec<Place>) {
+        let standing = |delivery: Delivery| (self.suspects.standing(delivery.receive_count), delivery);
+        let deliveries: Vec<_> = deliveries.into_iter().map(standing).collect();
+        if self.suspects.any() {
+            let (suspects, clock) = (self.suspects.clone(), self.engine.clock.clone());
+            self.engine.clock.spawn(async move { suspects.begin_soon(&clock).await });
+        }
+        for ((standing, delivery), place) in deliveries.into_iter().zip(room) {
+            self.take_in(delivery, place, standing);
+        }
+    }
+
     /// Starts the work on one delivery.
-    fn take_in(self: &Arc<Self>, delivery: Delivery, place: Place) {
+    fn take_in(self: &Arc<Self>, delivery: Delivery, place: Place, standing: Standing) {
         let Inserted::New(lost) = self.engine.leases.insert(Lane::Message, &delivery) else {
             tracing::debug!("message {} came again while it is worked on here", delivery.message_id);
             return;
@@ -247,12 +262,73 @@ impl Listener {
         self.engine.clock.spawn(async move {
             let _guard = guard;
             let id = delivery.message_id.clone();
-            if guarded("the work on a message", listener.work_on(delivery, lost, place)).await.is_none() {
+            if guarded("the work on a message", listener.take_turns(delivery, lost, place, standing)).await.is_none() {
                 // Or its lease would be extended with nobody working on it.
                 listener.engine.leases.remove(&id).await;
             }
             listener.room.finished(listener.engine.clock.instant());
         });
+    }
+
+    /// Lets a suspect wait for its turn, which lasts until it is settled: one that is handled and
+    /// not yet acked would be received again after a crash.
+    async fn take_turns(&self, delivery: Delivery, lost: Latch, place: Place, standing: Standing) {
+        let place = place.leased_until(self.engine.leases.wall(&delivery.message_id));
+        let line = match standing {
+            Standing::Ordinary => {
+                if self.suspects.any() {
+                    let none = self.suspects.none(&self.engine.clock);
+                    tokio::select! {
+                        _ = none => {}
+                        () = self.work.stops.begin.raised() => {}
+                    }
+                }
+                return self.work_on(delivery, lost, place.behind(&self.suspects)).await;
+            }
+            Standing::Leaving(_leaving) => return self.put_back(delivery, lost, place).await,
+            Standing::Suspect(line) => line,
+        };
+        let clock = &self.engine.clock;
+        place.step_aside();
+        let turn = tokio::select! {
+            biased;
+            () = self.work.stops.begin.raised() => None,
+            turn = line.turn(clock) => Some(turn),
+        };
+        let begun = place.begun().clone();
+        let mut work = pin!(self.work_on(delivery, lost, place));
+        if let Some(turn) = turn {
+            tokio::select! {
+                biased;
+                () = &mut work => return,
+                () = turn.over(clock, &begun) => {}
+            }
+        }
+        work.await;
+    }
+
+    /// Replaces a message by a copy, whose receives are counted afresh, without reading it.
+    async fn put_back(&self, delivery: Delivery, lost: Latch, place: Place) {
+        let (engine, id) = (&self.engine, delivery.message_id.as_str());
+        if engine.settler.is_finished(id) {
+            return self.work_on(delivery, lost, place).await;
+        }
+        let mut tries = 0;
+        while let Err(error) = engine.sender.send(copied_to(Lane::Message, &delivery, (None, None))).await {
+            tries += 1;
+            let pause = WRITE_AGAIN.delay(tries, fastrand::f64());
+            tracing::warn!("message {id} cannot be put back as a copy, again in {pause:?}: {error}");
+            let stopped = engine.clock.timeout(pause, self.work.stops.begin.raised()).await.is_some();
+            if stopped || is_permanent(&error) || !engine.leases.is_held(id) {
+                if let Some(receipt) = engine.leases.remove(id).await {
+                    engine.settler.release(Lane::Message, id, receipt, Duration::ZERO).await;
+                }
+                return;
+            }
+        }
+        if let Some(receipt) = engine.leases.remove(id).await {
+            engine.settler.ack(Lane::Message, id, receipt).await;
+        }
     }
 
     async fn work_on(&self, delivery: Delivery, lost: Latch, place: Place) {
@@ -430,8 +506,17 @@ impl Listener {
             engine.settler.ack(Lane::Delay, &delivery.message_id, delivery.receipt).await;
             return;
         }
-        let (due, group) = due_and_group(&delivery);
         let now = engine.clock.now();
+        let age = delay::until(delivery.enqueued_at, now);
+        if delivery.receive_count
+            > delay::most_receives(age, engine.settings.max_receives, &engine.backend.limits())
+        {
+            // The message queue has turns for such, and sends back what is innocent.
+            tracing::warn!("message {} is forwarded unread: it was received too often here", delivery.message_id);
+            self.hop_to(Lane::Message, (None, None), delivery).await;
+            return;
+        }
+        let (due, group) = due_and_group(&delivery);
         let parked = Parked { due: due.unwrap_or(now), enqueued: delivery.enqueued_at, received };
         let hop = delay::next_hop(now, parked, in_flight, &engine.backend.limits());
         let lane = match hop {
@@ -442,11 +527,34 @@ impl Listener {
             Hop::Forward => Lane::Message,
             Hop::Renew => Lane::Delay,
         };
-        match engine.sender.send(copied_to(lane, &delivery, (due, group))).await {
-            Ok(()) => engine.settler.ack(Lane::Delay, &delivery.message_id, delivery.receipt).await,
-            Err(error) => {
-                tracing::warn!("message {} stays on the delay queue, to be seen again: {error}", delivery.message_id);
+        self.hop_to(lane, (due, group), delivery).await;
+    }
+
+    /// Replaces a message of the delay queue by one on `lane`. What can never be put there becomes a dead
+    /// letter: it would be seen again and again, and be gone when its retention ends.
+    async fn hop_to(&self, lane: Lane, due_and_group: (Option<SystemTime>, Option<String>), delivery: Delivery) {
+        let engine = &self.engine;
+        let gone = match engine.sender.send(copied_to(lane, &delivery, due_and_group)).await {
+            Ok(()) => true,
+            Err(error) if is_permanent(&error) => {
+                self.write(engine.dispatcher.unsendable(&delivery, &error), &delivery).await
             }
+            Err(error) => {
+                let id = &delivery.message_id;
+                if delay::is_about_to_end(engine.clock.now(), delivery.enqueued_at, &engine.backend.limits()) {
+                    tracing::error!(
+                        "message {id} has been on the delay queue for {:?}, cannot leave it, and is LOST when its \
+                         retention ends: {error}",
+                        delay::until(delivery.enqueued_at, engine.clock.now())
+                    );
+                } else {
+                    tracing::warn!("message {id} stays on the delay queue, to be seen again: {error}");
+                }
+                false
+            }
+        };
+        if gone {
+            engine.settler.ack(Lane::Delay, &delivery.message_id, delivery.receipt).await;
         }
     }
 }

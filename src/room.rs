@@ -12,6 +12,9 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::sync::{Mutex, Semaphore};
 
+use crate::clock::Latch;
+use crate::suspect::Suspects;
+
 /// The least that is received ahead.
 const LEAST_AHEAD: usize = 10;
 
@@ -64,7 +67,7 @@ impl Room {
     }
 
     fn as_place(&self, place: OwnedSemaphorePermit) -> Place {
-        Place { held: Mutex::new(place), aside: Arc::clone(&self.aside), ending: Arc::clone(&self.ending) }
+        Place { held: Mutex::new(place), aside: Arc::clone(&self.aside), ending: Arc::clone(&self.ending), before: None, leased_until: None, begun: Latch::default() }
     }
 
     /// Notes that a message has come to its end.
@@ -116,9 +119,40 @@ pub(crate) struct Place {
     held: Mutex<OwnedSemaphorePermit>,
     aside: Arc<Semaphore>,
     ending: Arc<Semaphore>,
+    /// Whom this message waits for before it is begun.
+    before: Option<Suspects>,
+    /// Until when its lease can be extended.
+    leased_until: Option<Instant>,
+    /// Raised when a handler of its message begins.
+    begun: Latch,
 }
 
 impl Place {
+    /// The same place, for a message whose lease can be extended until then.
+    pub(crate) fn leased_until(self, end: Option<Instant>) -> Self {
+        Place { leased_until: end, ..self }
+    }
+
+    /// Raised when a handler of its message begins.
+    pub(crate) fn begun(&self) -> &Latch {
+        &self.begun
+    }
+
+    /// Whether the lease of its message cannot be held for so long.
+    pub(crate) fn lease_ends_within(&self, span: Duration, now: Instant) -> bool {
+        self.leased_until.is_some_and(|end| now + span > end)
+    }
+
+    /// The same place, for a message that is begun when no suspect has its turn.
+    pub(crate) fn behind(self, suspects: &Suspects) -> Self {
+        Place { before: Some(suspects.clone()), ..self }
+    }
+
+    /// Whom this message waits for before it is begun.
+    pub(crate) fn waits_for(&self) -> Option<&Suspects> {
+        self.before.as_ref()
+    }
+
     /// Leaves the place to another while this message waits for something of its own: its due
     /// time, or the limit of its one handler. If too many do already, it keeps it.
     pub(crate) fn step_aside(&self) {

@@ -166,6 +166,10 @@ impl Signal {
         let prepared = self.prepared?;
         let direct = prepared.direct;
         let delayed = !matches!(prepared.due, Due::Now);
+        if delayed || prepared.expires_in.is_some() {
+            // A process that has asked the queue nothing yet does not know how far its machine's clock is off.
+            prepared.dawdle.engine().backend.learn_clock_offset().await;
+        }
         let (dawdle, envelope) = prepared.finish()?;
         match (direct, delayed) {
             (true, true) => Err(Error::new(
@@ -192,7 +196,7 @@ impl Prepared {
             Due::At(time) => Some(within_time("due", Some(time))?),
         };
         envelope.expires = match self.expires_in {
-            Some(span) => Some(within_time("expiry", envelope.due_at().checked_add(span))?),
+            Some(span) => Some(within_time("expiry", envelope.due.unwrap_or(now).checked_add(span))?),
             None => None,
         };
         Ok((self.dawdle, envelope))

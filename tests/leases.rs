@@ -2,12 +2,13 @@
 //! lease is told.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use dawdle::backend::memory::{Action, Fault, MemoryBackend};
-use dawdle::backend::{Backend, Lane};
-use dawdle::{Clock, Config, Context, Dawdle, Event, Outcome, State, VirtualClock};
+use dawdle::backend::{Backend, BoxFuture, Delivery, Lane, LaneStats, Limits, Outgoing, Receipt, Role, Settle};
+use dawdle::{Clock, Config, Context, Dawdle, Error, ErrorKind, Event, Outcome, State, VirtualClock};
+use futures_util::FutureExt;
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize, Event)]
@@ -61,9 +62,13 @@ impl Fleet {
     }
 
     async fn add_node(&mut self, config: Config) {
+        self.add_node_by(self.queue.clone(), config).await;
+    }
+
+    async fn add_node_by(&mut self, backend: impl Backend, config: Config) {
         let config = Config { ack_linger: Some(Duration::ZERO), ..config };
         let clock = Clock::from_virtual(self.time.clone());
-        let builder = Dawdle::builder().config(config).backend(self.queue.clone()).clock(clock);
+        let builder = Dawdle::builder().config(config).backend(backend).clock(clock.clone()).state(clock);
         self.nodes.push(builder.state(self.counts.clone()).start().await.unwrap());
     }
 
@@ -176,4 +181,179 @@ async fn stopping_with_messages_in_hand_that_were_not_begun_never_makes_them_poi
         stopping.await.unwrap();
     }
     assert_eq!((fleet.left(Lane::Message).await, fleet.left(Lane::Dead).await), (2, 0));
+}
+
+#[derive(Serialize, Deserialize, Event)]
+#[event(kind = "half-day")]
+struct HalfDay;
+
+/// Takes nearly as long as a handler may.
+#[dawdle::handler(timeout = "11h", attempts = 1)]
+async fn takes_eleven_hours(_: &HalfDay, cx: &Context, time: State<Clock>, counts: State<Counts>) -> Outcome {
+    counts.begun.fetch_add(1, Ordering::Relaxed);
+    time.sleep(Duration::from_secs(11 * 3_600 - 60)).await;
+    if cx.cancelled().now_or_never().is_some() {
+        counts.cancelled.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+#[derive(Serialize, Deserialize, Event)]
+#[event(kind = "obedient")]
+struct Obedient {
+    fails: bool,
+}
+
+/// Ends when it is told to.
+#[dawdle::handler(timeout = "1h", attempts = 3)]
+async fn obeys(event: &Obedient, cx: &Context, counts: State<Counts>) -> Outcome {
+    counts.begun.fetch_add(1, Ordering::Relaxed);
+    cx.cancelled().await;
+    counts.cancelled.fetch_add(1, Ordering::Relaxed);
+    if event.fails { Err("told to stop")? } else { Ok(()) }
+}
+
+/// A node's way to the queue: counts what the node writes, and refuses extensions on demand.
+#[derive(Clone)]
+struct Strict {
+    queue: MemoryBackend,
+    refuses: Arc<AtomicBool>,
+    writes: Arc<AtomicUsize>,
+    invalid: Arc<AtomicUsize>,
+}
+
+impl Strict {
+    fn on(queue: &MemoryBackend) -> Self {
+        Strict { queue: queue.clone(), refuses: Arc::default(), writes: Arc::default(), invalid: Arc::default() }
+    }
+}
+
+impl Backend for Strict {
+    fn name(&self) -> &str {
+        "strict"
+    }
+
+    fn describe(&self) -> String {
+        self.queue.describe()
+    }
+
+    fn limits(&self) -> Limits {
+        self.queue.limits()
+    }
+
+    fn check(&self, role: Role) -> BoxFuture<'_, dawdle::Result<()>> {
+        self.queue.check(role)
+    }
+
+    fn send<'a>(&'a self, lane: Lane, messages: &'a [Outgoing]) -> BoxFuture<'a, Vec<dawdle::Result<()>>> {
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        self.queue.send(lane, messages)
+    }
+
+    fn receive(&self, lane: Lane, max: usize) -> BoxFuture<'_, dawdle::Result<Vec<Delivery>>> {
+        self.queue.receive(lane, max)
+    }
+
+    fn settle<'a>(&'a self, lane: Lane, entries: &'a [Settle]) -> BoxFuture<'a, Vec<dawdle::Result<()>>> {
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        self.queue.settle(lane, entries)
+    }
+
+    fn extend<'a>(
+        &'a self,
+        lane: Lane,
+        receipts: &'a [Receipt],
+        lease: Duration,
+    ) -> BoxFuture<'a, Vec<dawdle::Result<()>>> {
+        Box::pin(async move {
+            if self.refuses.load(Ordering::Relaxed) {
+                let lost = || Err(Error::new(ErrorKind::LeaseLost, "refused, as the test asked"));
+                return receipts.iter().map(|_| lost()).collect();
+            }
+            let answers = self.queue.extend(lane, receipts, lease).await;
+            let refused = answers.iter().filter(|answer| answer.is_err()).count();
+            self.invalid.fetch_add(refused, Ordering::Relaxed);
+            answers
+        })
+    }
+
+    fn inspect(&self, lane: Lane) -> BoxFuture<'_, dawdle::Result<LaneStats>> {
+        self.queue.inspect(lane)
+    }
+
+    fn browse(&self, lane: Lane, max: usize, hold: Duration) -> BoxFuture<'_, dawdle::Result<Vec<Delivery>>> {
+        self.queue.browse(lane, max, hold)
+    }
+}
+
+async fn refused_extension(fails: bool) {
+    let mut fleet = Fleet::of(0).await;
+    let strict = Strict::on(&fleet.queue);
+    // One runs and one waits, so that there is no room to receive either again.
+    let config = Config { concurrency: Some(1), prefetch: Some(1), ..Config::default() };
+    fleet.add_node_by(strict.clone(), config).await;
+    for _ in 0..2 {
+        fleet.nodes[0].signal(Obedient { fails }).await.unwrap();
+    }
+    fleet.time.advance(seconds(1)).await;
+    let before = strict.writes.load(Ordering::Relaxed);
+    strict.refuses.store(true, Ordering::Relaxed);
+    fleet.time.advance(seconds(15)).await;
+    assert_eq!((fleet.begun(), fleet.cancelled()), (1, 1), "told as soon as the extension was refused");
+    assert_eq!(strict.writes.load(Ordering::Relaxed), before, "neither acked nor written again");
+    assert_eq!((fleet.left(Lane::Message).await, fleet.left(Lane::Dead).await), (2, 0));
+}
+
+#[tokio::test]
+async fn after_a_refused_extension_a_success_is_not_acked() {
+    refused_extension(false).await;
+}
+
+#[tokio::test]
+async fn after_a_refused_extension_a_failure_is_not_written() {
+    refused_extension(true).await;
+}
+
+#[tokio::test]
+async fn a_handler_of_eleven_hours_keeps_its_lease_and_nothing_beyond_twelve_is_asked_for() {
+    let mut fleet = Fleet::of(0).await;
+    let strict = Strict::on(&fleet.queue);
+    fleet.add_node_by(strict.clone(), Config::default()).await;
+    fleet.nodes[0].signal(HalfDay).await.unwrap();
+    fleet.time.advance(seconds(1)).await;
+    fleet.add_node(Config::default()).await;
+    fleet.time.advance(seconds(12 * 3_600)).await;
+    assert_eq!((fleet.begun(), fleet.cancelled()), (1, 0));
+    assert_eq!((fleet.left(Lane::Message).await, fleet.left(Lane::Dead).await), (0, 0));
+    assert_eq!(strict.invalid.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn what_has_waited_too_long_to_end_under_its_lease_is_given_back_and_not_begun() {
+    let mut fleet = Fleet::of(0).await;
+    let strict = Strict::on(&fleet.queue);
+    let config = Config { concurrency: Some(1), ..Config::default() };
+    fleet.add_node_by(strict.clone(), config).await;
+    for _ in 0..2 {
+        fleet.nodes[0].signal(HalfDay).await.unwrap();
+    }
+    // The second has waited for eleven hours, received all the while, and has one left.
+    fleet.time.advance(seconds(23 * 3_600)).await;
+    assert_eq!((fleet.begun(), fleet.cancelled()), (2, 0), "each once, and under one lease");
+    assert_eq!((fleet.left(Lane::Message).await, fleet.left(Lane::Dead).await), (0, 0));
+    assert_eq!(strict.invalid.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn messages_that_wait_behind_a_long_handler_are_kept_from_other_nodes() {
+    let mut fleet = Fleet::of(0).await;
+    fleet.add_node(Config { concurrency: Some(1), ..Config::default() }).await;
+    for _ in 0..5 {
+        fleet.nodes[0].signal(Long).await.unwrap();
+    }
+    fleet.time.advance(seconds(1)).await;
+    fleet.add_node(Config::default()).await;
+    fleet.time.advance(seconds(290)).await;
+    assert_eq!(fleet.begun(), 1, "the other node is idle, and gets none of the four");
+    assert_eq!(fleet.queue.requests().receive, 5, "each was received once");
 }

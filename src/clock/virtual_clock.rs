@@ -35,13 +35,15 @@ struct Shared {
 
 struct State {
     now: SystemTime,
-    timers: BTreeMap<(SystemTime, u64), Waker>,
+    timers: Timers,
     next: u64,
     /// Tasks that were woken and have not come to rest.
     awake: usize,
     /// User tasks, by number: they may be waiting for something outside of the clock.
     users: HashMap<u64, User>,
 }
+
+type Timers = BTreeMap<(SystemTime, u64), Waker>;
 
 struct User {
     wake: Arc<TaskWake>,
@@ -221,17 +223,17 @@ impl fmt::Debug for VirtualClock {
 }
 
 impl User {
-    /// At rest, with somebody other than this clock holding its waker, so that it may yet be woken;
+    /// At rest, with somebody other than the clock holding its waker, so that it may yet be woken;
     /// the clock has not given it up since it was last polled. A future that nobody can wake is
     /// stuck for good.
-    fn waits_outside(&self, timers: &BTreeMap<(SystemTime, u64), Waker>) -> bool {
+    fn waits_outside(&self, timers: &Timers) -> bool {
         let own_handles = 2;
-        let held = Arc::strong_count(&self.wake);
-        if held <= own_handles || self.given_up_at == Some(self.wake.polls()) {
+        let held = Arc::strong_count(&self.wake) - own_handles;
+        if held == 0 || self.given_up_at == Some(self.wake.polls()) {
             return false;
         }
-        let waker = Arc::as_ptr(&self.wake).cast();
-        held > own_handles + timers.values().filter(|timer| timer.data() == waker).count()
+        let waker = Waker::from(Arc::clone(&self.wake));
+        held > timers.values().filter(|timer| timer.will_wake(&waker)).count()
     }
 }
 

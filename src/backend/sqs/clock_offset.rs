@@ -88,6 +88,11 @@ impl ClockOffset {
         };
     }
 
+    /// Whether anything was observed.
+    pub(super) fn is_known(&self) -> bool {
+        self.known.is_some()
+    }
+
     /// By how many milliseconds the queue's clock is ahead: 0 as long as that may be so.
     pub(super) fn millis(&self) -> i64 {
         let Some(Interval { lo, hi }) = self.known else { return 0 };

@@ -123,6 +123,11 @@ impl Ledger {
         self.offset.lock().unwrap_or_else(PoisonError::into_inner).millis()
     }
 
+    /// Whether an answer has told SQS's time.
+    pub(super) fn knows_offset(&self) -> bool {
+        self.offset.lock().unwrap_or_else(PoisonError::into_inner).is_known()
+    }
+
     fn observe(&self, seen: Option<Interval>, now: Instant) {
         if let Some(seen) = seen {
             self.offset.lock().unwrap_or_else(PoisonError::into_inner).observe(seen, now);

@@ -1,0 +1,244 @@
+//! Telling a message that kills its process from those that were only there: [`Suspects`].
+//!
+//! A crash counts a receive for everything that the node had in hand, and nothing says whose it
+//! was. So a message with a third of `max_receives` is a suspect:
+//!
+//! - Suspects take turns on a node, those with fewer receives first, and else by chance; the first
+//!   turn waits a moment for the others to arrive. Meanwhile nothing else is begun there.
+//! - An innocent ends its turn, is acked, and gone: half of them at each crash, and everyone who
+//!   joined them later. A turn is over five seconds after its work was begun, too: who has killed
+//!   nobody in that time lets others begin.
+//! - At its last receive a turn lasts until its work ends; and whoever would have to wait then is
+//!   put back on the queue instead, unread, as a fresh copy. So what is received beyond the limit
+//!   was alone in the end.
+//! - A long line of suspects is no crash but an incident of the queue: beyond a bound they are put
+//!   back as fresh copies, too, which costs two requests each and no turn.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::clock::{Clock, Latch};
+use crate::shutdown::{Counted, InFlight};
+
+/// The most that wait for their turns.
+const LONGEST_LINE: usize = 20;
+
+/// How long a first suspect waits for the others.
+const GATHER: Duration = Duration::from_millis(100);
+
+/// How long a turn lasts at most, once its work was begun.
+const TURN: Duration = Duration::from_secs(5);
+
+/// How long it lasts at the last receive, may wait for a permit, and keeps others waiting.
+const LAST_TURN: Duration = Duration::from_secs(300);
+
+/// The suspects that a listener has in hand. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Suspects(Arc<Shared>);
+
+struct Shared {
+    max_receives: u32,
+    line: Mutex<Line>,
+    /// Those whose turn is not over.
+    present: InFlight,
+    /// Those that are being put back.
+    leaving: InFlight,
+}
+
+#[derive(Default)]
+struct Line {
+    waiting: Vec<Waiting>,
+    taken: bool,
+}
+
+struct Waiting {
+    receive_count: u32,
+    chance: u64,
+    its_turn: oneshot::Sender<Taken>,
+}
+
+/// What a receive count makes of a message.
+pub(crate) enum Standing {
+    /// Like any other.
+    Ordinary,
+    /// It is begun when its turn comes.
+    Suspect(InLine),
+    /// It is put back as a fresh copy, unread.
+    Leaving(Counted),
+}
+
+/// A suspect's place in the line.
+pub(crate) struct InLine {
+    suspects: Suspects,
+    its_turn: oneshot::Receiver<Taken>,
+    last: bool,
+    present: Counted,
+}
+
+/// A suspect's turn, until it is dropped.
+pub(crate) struct Turn {
+    lasts: Duration,
+    _taken: Option<Taken>,
+    _present: Counted,
+}
+
+/// The one turn there is; the next one's when it is dropped.
+struct Taken(Suspects);
+
+impl Suspects {
+    pub(crate) fn new(max_receives: u32) -> Self {
+        Suspects(Arc::new(Shared {
+            max_receives,
+            line: Mutex::default(),
+            present: InFlight::default(),
+            leaving: InFlight::default(),
+        }))
+    }
+
+    /// What becomes of a message that was received just now.
+    pub(crate) fn standing(&self, receive_count: u32) -> Standing {
+        let shared = &*self.0;
+        let from = (shared.max_receives / 3).max(2);
+        // Beyond the limit it is dead-lettered, and not begun.
+        if !(from..=shared.max_receives).contains(&receive_count) {
+            return Standing::Ordinary;
+        }
+        let mut line = shared.lock();
+        let (last, before) = (receive_count == shared.max_receives, shared.present.count());
+        if before >= LONGEST_LINE || (last && before > 0) {
+            return Standing::Leaving(shared.leaving.guard());
+        }
+        let (sender, its_turn) = oneshot::channel();
+        line.waiting.push(Waiting { receive_count, chance: fastrand::u64(..), its_turn: sender });
+        Standing::Suspect(InLine { suspects: self.clone(), its_turn, last, present: shared.present.guard() })
+    }
+
+    /// Lets turns begin, soon after a suspect was received.
+    pub(crate) async fn begin_soon(&self, clock: &Clock) {
+        clock.sleep(GATHER).await;
+        self.begin();
+    }
+
+    /// Lets the next suspect have its turn, if nobody has it.
+    fn begin(&self) {
+        let next = {
+            let mut line = self.0.lock();
+            let order = |at: &usize| line.waiting.get(*at).map(|next| (next.receive_count, next.chance));
+            let first = (0..line.waiting.len()).min_by_key(order);
+            match first {
+                Some(first) if !line.taken => {
+                    line.taken = true;
+                    line.waiting.swap_remove(first)
+                }
+                _ => return,
+            }
+        };
+        // To one that has gone it passes on: what is not taken is dropped.
+        let _ = next.its_turn.send(Taken(self.clone()));
+    }
+
+    /// Whether a suspect waits or has its turn.
+    pub(crate) fn any(&self) -> bool {
+        self.0.present.count() > 0
+    }
+
+    /// Waits until none does; `false` if this takes longer than anything has to wait. Cancel-safe.
+    pub(crate) async fn none(&self, clock: &Clock) -> bool {
+        clock.timeout(LAST_TURN, self.0.present.none()).await.is_some()
+    }
+}
+
+impl InLine {
+    /// Waits for its turn.
+    pub(crate) async fn turn(self, clock: &Clock) -> Turn {
+        let taken = self.its_turn.await.ok();
+        // A queue that takes no copies holds up nobody for long.
+        clock.timeout(TURN, self.suspects.0.leaving.none()).await;
+        Turn { lasts: if self.last { LAST_TURN } else { TURN }, _taken: taken, _present: self.present }
+    }
+}
+
+impl Turn {
+    /// Waits until it is over, once its work was begun, although that has not ended.
+    pub(crate) async fn over(&self, clock: &Clock, begun: &Latch) {
+        clock.timeout(LAST_TURN, begun.raised()).await;
+        clock.sleep(self.lasts).await;
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.0.0.lock().taken = false;
+        self.0.begin();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    fn standings(suspects: &Suspects, counts: &[u32]) -> (String, Vec<Standing>) {
+        let standings: Vec<_> = counts.iter().map(|count| suspects.standing(*count)).collect();
+        let letters = standings.iter().map(|standing| match standing {
+            Standing::Ordinary => 'o',
+            Standing::Suspect(InLine { last: false, .. }) => 's',
+            Standing::Suspect(InLine { last: true, .. }) => 'l',
+            Standing::Leaving(_) => 'x',
+        });
+        (letters.collect(), standings)
+    }
+
+    #[test]
+    fn from_a_third_of_the_limit_on_a_message_is_a_suspect_and_never_at_its_first_receive() {
+        for (max, expected) in [(10, "oossssssslo"), (4, "osslo"), (2, "olo"), (1, "oo")] {
+            let each: String = (1..=max + 1).map(|count| standings(&Suspects::new(max), &[count]).0).collect();
+            assert_eq!(each, expected, "of {max}");
+        }
+    }
+
+    #[test]
+    fn at_its_last_receive_nobody_waits_for_another() {
+        let suspects = Suspects::new(10);
+        let (letters, held) = standings(&suspects, &[10, 10, 6, 1]);
+        assert_eq!(letters, "lxso");
+        drop(held);
+        assert_eq!(standings(&suspects, &[6, 10]).0, "sx");
+    }
+
+    #[test]
+    fn a_long_line_is_cut_short() {
+        let suspects = Suspects::new(10);
+        assert_eq!(standings(&suspects, &[7; 22]).0, "s".repeat(20) + "xx");
+    }
+
+    #[test]
+    fn turns_go_by_receives_and_pass_over_who_has_gone() {
+        let (suspects, clock) = (Suspects::new(10), Clock::system());
+        let (_, waiting) = standings(&suspects, &[9, 4, 3, 7]);
+        suspects.begin();
+        let line = |standing| if let Standing::Suspect(line) = standing { Some(line) } else { None };
+        let lines: Vec<_> = waiting.into_iter().filter_map(line).collect();
+        let [nine, four, three, seven] = <[InLine; 4]>::try_from(lines).ok().unwrap();
+        let mut nine = Box::pin(nine.turn(&clock));
+        let mut four = Box::pin(four.turn(&clock));
+        assert!(nine.as_mut().now_or_never().is_none() && four.as_mut().now_or_never().is_none());
+        let turn = three.turn(&clock).now_or_never();
+        assert!(turn.is_some() && suspects.any());
+        drop(turn);
+        drop(four);
+        drop(seven);
+        let turn = nine.now_or_never();
+        assert!(turn.is_some() && suspects.any());
+        drop(turn);
+        assert!(!suspects.any());
+    }
+}
