@@ -221,7 +221,9 @@ impl DeadLetters {
                 engine.sender.rest_parcel(&envelope, None)?
             }
         };
+        crate::crash::point!("replay.before");
         engine.sender.send(parcel).await?;
+        crate::crash::point!("replay.sent");
         self.remove(letter, receipt).await
     }
 
@@ -241,6 +243,7 @@ impl DeadLetters {
     /// As [`replay`](DeadLetters::replay).
     pub async fn purge(&self, letter: &DeadLetter) -> Result<()> {
         let receipt = self.receipt_of(letter)?;
+        crate::crash::point!("purge.before");
         self.remove(letter, receipt).await
     }
 
@@ -274,7 +277,9 @@ impl DeadLetters {
     async fn remove(&self, letter: &DeadLetter, receipt: Receipt) -> Result<()> {
         let engine = self.dawdle.engine();
         let entry = Settle { receipt, how: Settlement::Ack };
+        crate::crash::point!("remove.before");
         let mut answers = engine.backend.settle(Lane::Dead, &[entry]).await;
+        crate::crash::point!("remove.after");
         self.dawdle.held().lock().letters.remove(&letter.message_id);
         answers.pop().unwrap_or(Ok(()))
     }
@@ -301,7 +306,9 @@ impl DeadLetters {
             held.letters.retain(|_, hold| now < hold.until);
             held.letters.values().map(|hold| hold.receipt.clone()).collect()
         };
+        crate::crash::point!("let_go.before");
         release(&*engine.backend, &held).await;
+        crate::crash::point!("let_go.after");
     }
 }
 
@@ -447,6 +454,7 @@ impl Scan {
         }
         let until = engine.clock.instant() + HOLD;
         let found = engine.backend.browse(Lane::Dead, engine.backend.limits().max_batch_entries, HOLD).await?;
+        crate::crash::point!("scan.found");
         let before = self.found.len();
         let mut held = self.dawdle.held().lock();
         for delivery in found {
@@ -467,6 +475,7 @@ impl Scan {
         let given_back: HashSet<&Receipt> = receipts.iter().collect();
         self.dawdle.held().lock().letters.retain(|_, hold| !given_back.contains(&hold.receipt));
         release(&*engine.backend, &receipts).await;
+        crate::crash::point!("scan.given_back");
     }
 }
 

@@ -257,6 +257,7 @@ impl Dispatcher {
 
     /// A pack that comes a second time: its events travel singly from here on.
     fn unpack(&self, parts: Vec<Result<Envelope, Unreadable>>, delivery: &Delivery) -> Vec<Write> {
+        crate::crash::point!("decide.unpack");
         let write = |part| match part {
             Ok(envelope) => {
                 let due = Envelope::due_at(&envelope);
@@ -269,6 +270,7 @@ impl Dispatcher {
 
     /// A message that has been received too often without being settled.
     fn poison(&self, body: Body, delivery: &Delivery) -> Vec<Write> {
+        crate::crash::point!("decide.poison");
         let error = format!(
             "received {} times without being settled: it may be killing its process (`max_receives` is {})",
             delivery.receive_count, self.0.settings.max_receives
@@ -361,6 +363,7 @@ impl Dispatcher {
 
     /// For another node, which may be of a newer build; for the dead letters after a time.
     fn pass_on(&self, envelope: &Envelope, now: SystemTime, why: String) -> Write {
+        crate::crash::point!("decide.pass_on");
         let mut envelope = envelope.clone();
         let since = *envelope.unhandled_since.get_or_insert(now);
         let so_far = delay::until(since, now);
@@ -374,6 +377,7 @@ impl Dispatcher {
 
     /// The dead letter of an envelope.
     pub(crate) fn dead(&self, mut envelope: Envelope, reason: &str, error: Option<String>) -> Write {
+        crate::crash::point!("decide.dead");
         let settings = &self.0.settings;
         tracing::warn!(id = %envelope.id, kind = %envelope.kind, handler = envelope.handler, reason, "dead-lettered");
         envelope.death = Some(Death {
@@ -449,6 +453,7 @@ impl Dispatcher {
                 () = run.lost.raised() => return end,
                 () = self.0.clock.sleep_until(at) => {}
             }
+            crate::crash::point!("handler.again");
             siblings.one_started();
             attempt = next;
         }
@@ -512,6 +517,7 @@ impl Dispatcher {
             instance: Arc::clone(&instance),
         };
         let (dispatcher, running) = (self.clone(), Arc::clone(event));
+        crate::crash::point!("handler.before");
         let mut task = shared.clock.spawn_user(INSTANCE.scope(instance, async move {
             // Given back when the run ends or is dropped, whichever way.
             let _permits = permits;
@@ -542,6 +548,7 @@ impl Dispatcher {
                 }
             }
         };
+        crate::crash::point!("handler.after");
         if let Some(observer) = &shared.observer {
             observer.ran(&entry.name, event, envelope.id, &outcome);
         }

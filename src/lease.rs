@@ -184,7 +184,9 @@ impl Leases {
         // A backend that panics is one that does not answer: the table must not stay marked.
         let extending = guarded("extending leases", self.0.backend.extend(lane, &receipts, span));
         // An answer that takes longer is no use: the next sweep asks again.
+        crate::crash::point!("extend.before");
         let answers = self.0.clock.timeout(span / 3, extending).await.flatten().unwrap_or_default();
+        crate::crash::point!("extend.after");
         let mut lost = Vec::new();
         {
             let mut table = self.0.lock();

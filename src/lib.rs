@@ -84,6 +84,7 @@ mod middleware;
 
 // Machinery: knows the seams, and no implementation.
 mod batch;
+mod crash;
 mod delay;
 mod dispatcher;
 mod lease;
@@ -134,4 +135,11 @@ pub mod __private {
         Argument, Borrowed, ErasedHandler, HandlerFn, LinkedHandler, MakeDefault, MakeNone, Maker, downcast,
     };
     pub use {inventory, typetag};
+}
+
+/// Where a test may end the process. Not for use by hand.
+#[cfg(feature = "crash-points")]
+#[doc(hidden)]
+pub mod __crash {
+    pub use crate::crash::{POINTS, passages};
 }

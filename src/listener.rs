@@ -154,6 +154,7 @@ impl Listener {
                         self.room.received(self.engine.clock.instant().saturating_duration_since(start));
                     }
                     for (delivery, place) in deliveries.into_iter().zip(room) {
+                        crate::crash::point!("receive.answered");
                         self.take_in(delivery, place);
                     }
                     if full && asked == max {
@@ -204,6 +205,7 @@ impl Listener {
             tracing::debug!("message {} came again while it is worked on here", delivery.message_id);
             return;
         };
+        crate::crash::point!("receive.leased");
         let (listener, guard) = (Arc::clone(self), self.work.busy.guard());
         self.engine.clock.spawn(async move {
             let _guard = guard;
@@ -221,12 +223,16 @@ impl Listener {
         let engine = &self.engine;
         if engine.settler.is_finished(id) {
             if let Some(receipt) = engine.leases.remove(id).await {
+                crate::crash::point!("finished.unleased");
                 engine.settler.ack(Lane::Message, id, receipt).await;
+                crate::crash::point!("finished.acked");
             }
             return;
         }
+        crate::crash::point!("decide.before");
         match engine.dispatcher.decide(&delivery, &place, &lost, &self.work.stops).await {
             Verdict::GiveBack => {
+                crate::crash::point!("verdict.give_back");
                 place.end();
                 self.give_back(&delivery).await;
             }
@@ -239,16 +245,20 @@ impl Listener {
                 engine.leases.remove(id).await;
             }
             Verdict::Finish(writes) => {
+                crate::crash::point!("verdict.finish");
                 let written = self.write_all(writes, &delivery).await;
+                crate::crash::point!("finish.written");
                 place.end();
                 let held = engine.leases.is_held(id);
                 let receipt = engine.leases.remove(id).await;
+                crate::crash::point!("finish.unleased");
                 match receipt {
                     Some(receipt) if written && held => engine.settler.ack(Lane::Message, id, receipt).await,
                     // An ack by a receipt that is no longer the newest deletes nothing, and may say it did.
                     _ if written => engine.settler.remember(id),
                     _ => {}
                 }
+                crate::crash::point!("finish.settled");
             }
         }
     }
@@ -261,11 +271,14 @@ impl Listener {
         let copy = || copied_to(Lane::Message, delivery, due_and_group(delivery));
         let fresh = held && delivery.receive_count >= FRESH_FROM && engine.sender.send(copy()).await.is_ok();
         let Some(receipt) = engine.leases.remove(id).await else { return };
+        crate::crash::point!("give_back.unleased");
         if fresh {
+            crate::crash::point!("give_back.copied");
             engine.settler.ack(Lane::Message, id, receipt).await;
         } else if held {
             engine.settler.release(Lane::Message, id, receipt, Duration::ZERO).await;
         }
+        crate::crash::point!("give_back.after");
     }
 
     /// Writes everything that must be safe before the delivery is acked. `false` when that was
@@ -283,11 +296,15 @@ impl Listener {
             let sent = match parcel.take().map_or_else(|| self.engine.parcel_about(write.as_ref(), delivery), Ok) {
                 Ok(next) => {
                     parcel = Some(Parcel::clone(&next));
+                    crate::crash::point!("write.before");
                     self.engine.sender.send(next).await
                 }
                 Err(error) => Err(error),
             };
-            let Err(error) = sent else { return true };
+            let Err(error) = sent else {
+                crate::crash::point!("write.after");
+                return true;
+            };
             if is_permanent(&error) {
                 // What cannot be put on its queue becomes a dead letter; what cannot even be that is
                 // moved as it came. That fitted once.
@@ -373,6 +390,7 @@ impl Listener {
             if found.is_empty() {
                 return Ok(());
             }
+            crate::crash::point!("look.found");
             let hops = found.into_iter().map(|delivery| self.hop(delivery, received, crowd.in_flight));
             futures_util::future::join_all(hops).await;
         }
@@ -384,6 +402,7 @@ impl Listener {
         let engine = &self.engine;
         if engine.settler.is_finished(&delivery.message_id) {
             // Forwarded before, and not deleted.
+            crate::crash::point!("hop.finished");
             engine.settler.ack(Lane::Delay, &delivery.message_id, delivery.receipt).await;
             return;
         }
@@ -393,14 +412,21 @@ impl Listener {
         let hop = delay::next_hop(now, parked, in_flight, &engine.backend.limits());
         let lane = match hop {
             Hop::Park(span) => {
+                crate::crash::point!("hop.park.before");
                 engine.settler.release(Lane::Delay, &delivery.message_id, delivery.receipt, span).await;
+                crate::crash::point!("hop.park.after");
                 return;
             }
             Hop::Forward => Lane::Message,
             Hop::Renew => Lane::Delay,
         };
+        crate::crash::point!("hop.{lane:?}.before");
         match engine.sender.send(copied_to(lane, &delivery, (due, group))).await {
-            Ok(()) => engine.settler.ack(Lane::Delay, &delivery.message_id, delivery.receipt).await,
+            Ok(()) => {
+                crate::crash::point!("hop.{lane:?}.sent");
+                engine.settler.ack(Lane::Delay, &delivery.message_id, delivery.receipt).await;
+                crate::crash::point!("hop.{lane:?}.acked");
+            }
             Err(error) => {
                 tracing::warn!("message {} stays on the delay queue, to be seen again: {error}", delivery.message_id);
             }
