@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
-use dawdle::backend::sqs::{SqsBackend, SqsOptions, create_queues};
+use anyhow::{Context, Result};
+use dawdle::backend::sqs::{SqsBackend, SqsOptions};
 
 #[allow(dead_code, unreachable_pub, reason = "each test target uses its own part")]
 mod common;
@@ -27,15 +27,18 @@ async fn child() -> Result<()> {
 
 #[test]
 fn a_process_that_is_killed_at_any_point_loses_nothing() -> Result<()> {
+    let endpoint = sqs_model::Endpoint::start(sqs_model::Options::default())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     crash::survives_a_crash_at_every_point(
         |point| !point.starts_with("local."),
-        |_| {
+        |folder| {
             runtime.block_on(async {
-                let queues = Queues::new();
-                create_queues(queues.options()).await?;
-                for suffix in ["", "-delay"] {
-                    queues.set(suffix, "VisibilityTimeout", &crash::LEASE.as_secs().to_string()).await;
+                let name = folder.file_name().context("no name")?.to_string_lossy().replace('.', "run-");
+                let queues = Queues::at(endpoint.url(), name);
+                let lease = crash::LEASE.as_secs().to_string();
+                for suffix in ["", "-delay", "-dead"] {
+                    let attributes = [("VisibilityTimeout", lease.as_str()), ("MessageRetentionPeriod", "1209600")];
+                    queues.create(suffix, &attributes).await;
                 }
                 Ok(queues.config())
             })
