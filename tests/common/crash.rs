@@ -639,30 +639,42 @@ impl Account {
     }
 }
 
-/// One run: a life for each point to crash at, and one that comes to an end.
-struct Run<'a> {
-    crashes: Vec<(&'a str, u32)>,
+/// What came of a run.
+struct Lived {
+    account: Account,
+    /// How many lives were killed.
+    crashes: u32,
+    /// How often a handler ran again.
+    repeated: u32,
 }
 
-impl Run<'_> {
-    /// Lives all its lives; what the ledger says, and the repeated runs.
-    fn live(&self, config: &Config, folder: &Path) -> Result<(Account, u32)> {
-        for (life, at) in (1..).zip(&self.crashes) {
-            let at = format!("{}:{}", at.0, at.1);
-            let (status, said) = live(life, config, folder, Some(&at))?;
-            let died = status.signal() == Some(SIGABRT) && said.contains(&format!("crash point {at}\n"));
-            ensure!(died, "life {life} did not die at {at}, but ended with {status}: {said}");
+/// One run: a life for each point to crash at, and one that comes to an end.
+///
+/// How often a point is passed is up to what runs in parallel. A first passage there must be; a life
+/// that comes to its end before a later one is an uncrashed one.
+fn run(crash_at: &[(&str, u32)], config: &Config, folder: &Path) -> Result<Lived> {
+    let mut crashes = 0;
+    for (point, passage) in crash_at {
+        let (life, at) = (crashes + 1, format!("{point}:{passage}"));
+        let (status, said) = live(life, config, folder, Some(&at))?;
+        let died = status.signal() == Some(SIGABRT) && said.contains(&format!("crash point {at}\n"));
+        if died {
+            crashes += 1;
+            continue;
         }
-        // The first life ends by itself where it is not killed, and has left some work.
-        let crashes = self.crashes.len() as u32;
-        for life in crashes + 1..=(crashes + 1).max(2) {
+        ensure!(status.success() && *passage > 1, "life {life} did not die at {at}, but ended with {status}: {said}");
+    }
+    // A first life that comes to its end leaves some work.
+    for life in crashes + 1..=(crashes + 1).max(2) {
+        let has_lived = crashes == 0 && life == 1 && !crash_at.is_empty();
+        if !has_lived {
             let (status, said) = live(life, config, folder, None)?;
             ensure!(status.success(), "life {life} ended with {status}: {said}");
         }
-        let account = Account::read(folder)?;
-        let repeated = account.check(crashes)?;
-        Ok((account, repeated))
     }
+    let account = Account::read(folder)?;
+    let repeated = account.check(crashes)?;
+    Ok(Lived { account, crashes, repeated })
 }
 
 const SIGABRT: i32 = 6;
@@ -707,7 +719,7 @@ pub fn survives_a_crash_at_every_point(
     prepare: impl Fn(&Path) -> Result<Config> + Sync,
 ) -> Result<()> {
     let begun = Instant::now();
-    let run = |crashes: Vec<(&str, u32)>| -> Result<(Account, u32)> {
+    let run_at = |crash_at: &[(&str, u32)]| -> Result<Lived> {
         let folder = tempfile::tempdir()?;
         let config = Config {
             delay_poll: Some(Duration::from_secs(1)),
@@ -716,20 +728,18 @@ pub fn survives_a_crash_at_every_point(
             shutdown_timeout: Some(Duration::from_secs(1)),
             ..prepare(folder.path())?
         };
-        let text = format!("{crashes:?}");
-        let lived = Run { crashes }.live(&config, folder.path());
-        lived.with_context(|| {
+        run(crash_at, &config, folder.path()).with_context(|| {
             let ledger = std::fs::read_to_string(folder.path().join("ledger")).unwrap_or_default();
-            format!("with crashes at {text}; the ledger:\n{ledger}")
+            format!("with crashes at {crash_at:?}; the ledger:\n{ledger}")
         })
     };
-    // Without a crash, twice: what runs do in parallel passes a point now more often, now less.
-    let calm: Vec<(Account, u32)> =
-        std::thread::scope(|scope| [(); 2].map(|()| scope.spawn(|| run(Vec::new()))).map(|run| run.join().unwrap()))
+    // Without a crash, twice, for the least number of passages.
+    let calm: Vec<Lived> =
+        std::thread::scope(|scope| [(); 2].map(|()| scope.spawn(|| run_at(&[]))).map(|run| run.join().unwrap()))
             .into_iter()
             .collect::<Result<_>>()?;
     let mut passages: BTreeMap<&str, u32> = BTreeMap::new();
-    for (account, repeated) in &calm {
+    for Lived { account, repeated, .. } in &calm {
         let owed = PLANS.iter().all(|plan| account.all("put").any(|line| line.number == plan.number));
         ensure!(owed && *repeated == 0, "a run without a crash left something out, or repeated {repeated} runs");
         for (point, passed) in account.passages(1) {
@@ -737,39 +747,49 @@ pub fn survives_a_crash_at_every_point(
         }
     }
     let mut runs = Vec::new();
-    for point in dawdle::__crash::POINTS.iter().copied().filter(|point| is_here(point)) {
-        let passed = passages.get(point).copied().unwrap_or_default();
-        if AFTER_A_CRASH.contains(&point) {
-            runs.push(vec![A_CRASH, (point, 1)]);
+    let points: Vec<&str> = dawdle::__crash::POINTS.iter().copied().filter(|point| is_here(point)).collect();
+    for point in &points {
+        if AFTER_A_CRASH.contains(point) {
+            runs.push(vec![A_CRASH, (*point, 1)]);
             continue;
         }
+        let passed = passages.get(point).copied().unwrap_or_default();
         ensure!(passed > 0, "no run passes the crash point {point}");
-        runs.push(vec![(point, 1)]);
+        runs.push(vec![(*point, 1)]);
         if passed > 1 {
-            runs.push(vec![(point, 1 + passed / 2)]);
+            runs.push(vec![(*point, 1 + passed / 2)]);
         }
     }
-    let points = runs.len();
-    let (next, repeated, failed) = (AtomicUsize::new(0), AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let (next, results) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
-                while let Some(crashes) = runs.get(next.fetch_add(1, Relaxed)) {
-                    match run(crashes.clone()) {
-                        Ok((_, again)) => drop(repeated.fetch_add(again as usize, Relaxed)),
-                        Err(error) => failed.lock().unwrap().push(format!("{error:#}")),
-                    }
+                while let Some(crash_at) = runs.get(next.fetch_add(1, Relaxed)) {
+                    let result = run_at(crash_at);
+                    results.lock().unwrap().push(result);
                 }
             });
         }
     });
-    let failed = failed.into_inner().unwrap();
+    let (mut lived, mut failed) = (Vec::new(), Vec::new());
+    for result in results.into_inner().unwrap() {
+        match result {
+            Ok(run) => lived.push(run),
+            Err(error) => failed.push(format!("{error:#}")),
+        }
+    }
+    let calm = lived.iter().filter(|run| run.crashes == 0).count();
     println!(
-        "{points} runs in {:.1?}, each killed once or twice: {} handlers ran again; {} runs failed",
+        "{} points, {} runs in {:.1?}: {} processes killed, {} handlers ran again; {calm} runs came to their end before \
+         a later passage, {} failed",
+        points.len(),
+        runs.len(),
         begun.elapsed(),
-        repeated.into_inner(),
+        lived.iter().map(|run| run.crashes).sum::<u32>(),
+        lived.iter().map(|run| run.repeated).sum::<u32>(),
         failed.len()
     );
     ensure!(failed.is_empty(), "{}", failed.join("\n\n"));
+    ensure!(calm * 10 < runs.len(), "{calm} of {} runs were not killed", runs.len());
     Ok(())
 }
