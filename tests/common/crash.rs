@@ -516,7 +516,7 @@ impl Life {
         let dawdle = self.dawdle(config).await?;
         dawdle.start_listener().await?;
         let (begun, mut empty) = (Instant::now(), 0);
-        while empty < 3 {
+        while empty < 2 {
             let mut left = Vec::new();
             for lane in Lane::ALL {
                 left.push(self.queue.inspect(lane).await?.total());
@@ -530,7 +530,7 @@ impl Life {
                     letters.purge_where(Filter::default().reason(reason)).await?;
                 }
             }
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_millis(250)).await;
         }
         dawdle.shutdown().await;
         Ok(())
