@@ -185,6 +185,7 @@ impl<W: Work> InTheAir<W> {
         loop {
             let (items, answers) = shared.take();
             if !items.is_empty() {
+                crate::crash::point!("batch.taken");
                 match catch_panic(shared.work.run(items)).await {
                     Ok(results) => {
                         for (answer, result) in answers.into_iter().zip(results) {
@@ -193,6 +194,7 @@ impl<W: Work> InTheAir<W> {
                     }
                     Err(panic) => tracing::error!("a batched request panicked: {panic}"),
                 }
+                crate::crash::point!("batch.answered");
             }
             let queue = shared.lock();
             let alone = queue.in_the_air == 1 && !queue.items.is_empty();

@@ -187,6 +187,7 @@ impl Dawdle {
         self.0.engine.sender.check_size(&parcel)?;
         self.observe(&envelope);
         self.0.engine.sender.signal(parcel, when_full).await?;
+        crate::crash::point!("signal.sent");
         Ok(envelope.id)
     }
 
@@ -243,9 +244,12 @@ impl Dawdle {
         let (guard, dawdle) = (self.0.direct.busy.guard(), self.clone());
         self.clock().spawn(async move {
             let _counted = (guard, buffered);
+            crate::crash::point!("direct.before");
             let writes = dawdle.0.engine.dispatcher.run_direct(envelope, &dawdle.0.direct.stops).await;
+            crate::crash::point!("direct.ran");
             for write in writes {
                 dawdle.write_direct(&write).await;
+                crate::crash::point!("direct.written");
             }
         });
         Ok(id)
@@ -367,7 +371,9 @@ impl Dawdle {
                 let timeout = self.0.engine.settings.shutdown_timeout;
                 self.clock().spawn(async move {
                     let _guard = guard;
+                    crate::crash::point!("stop.before");
                     listener.drain(timeout).await;
+                    crate::crash::point!("stop.drained");
                 });
             }
             None => drop(guard),
@@ -410,12 +416,17 @@ impl Dawdle {
         let engine = &self.0.engine;
         let (timeout, start) = (engine.settings.shutdown_timeout, engine.clock.instant());
         let direct = self.0.direct.drain(&engine.clock, timeout);
+        crate::crash::point!("close.before");
         futures_util::future::join(self.stop_listener(), direct).await;
+        crate::crash::point!("close.drained");
         let left = timeout.saturating_sub(engine.clock.instant().saturating_duration_since(start));
         let flush = async {
             engine.sender.flush().await;
+            crate::crash::point!("close.sent");
             self.dead_letters().let_go().await;
+            crate::crash::point!("close.let_go");
             engine.settler.flush().await;
+            crate::crash::point!("close.settled");
         };
         if engine.clock.timeout(left.max(Duration::from_millis(100)), flush).await.is_none() {
             tracing::warn!("the shutdown's time is up before everything was flushed; what is left comes again");

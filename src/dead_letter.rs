@@ -222,7 +222,9 @@ impl DeadLetters {
                 engine.sender.rest_parcel(&envelope, None)?
             }
         };
+        crate::crash::point!("replay.before");
         engine.sender.send(parcel).await?;
+        crate::crash::point!("replay.sent");
         self.remove(letter, receipt).await
     }
 
@@ -242,6 +244,7 @@ impl DeadLetters {
     /// As [`replay`](DeadLetters::replay).
     pub async fn purge(&self, letter: &DeadLetter) -> Result<()> {
         let receipt = self.receipt_of(letter)?;
+        crate::crash::point!("purge.before");
         self.remove(letter, receipt).await
     }
 
@@ -275,9 +278,11 @@ impl DeadLetters {
     async fn remove(&self, letter: &DeadLetter, receipt: Receipt) -> Result<()> {
         let engine = self.dawdle.engine();
         let entry = Settle { receipt, how: Settlement::Ack };
+        crate::crash::point!("remove.before");
         let removed = engine
             .ask(|backend| async move { backend.settle(Lane::Dead, &[entry]).await.pop().unwrap_or(Ok(())) })
             .await;
+        crate::crash::point!("remove.after");
         self.dawdle.held().lock().letters.remove(&letter.message_id);
         removed
     }
@@ -304,7 +309,9 @@ impl DeadLetters {
             held.letters.retain(|_, hold| now < hold.until);
             held.letters.values().map(|hold| hold.receipt.clone()).collect()
         };
+        crate::crash::point!("let_go.before");
         release(engine, &held).await;
+        crate::crash::point!("let_go.after");
     }
 }
 
@@ -451,6 +458,7 @@ impl Scan {
         let until = engine.clock.instant() + HOLD;
         let max = engine.backend.limits().max_batch_entries;
         let found = engine.ask(move |backend| async move { backend.browse(Lane::Dead, max, HOLD).await }).await?;
+        crate::crash::point!("scan.found");
         let before = self.found.len();
         let mut held = self.dawdle.held().lock();
         for delivery in found {
@@ -471,6 +479,7 @@ impl Scan {
         let given_back: HashSet<&Receipt> = receipts.iter().collect();
         self.dawdle.held().lock().letters.retain(|_, hold| !given_back.contains(&hold.receipt));
         release(engine, &receipts).await;
+        crate::crash::point!("scan.given_back");
     }
 }
 

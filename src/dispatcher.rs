@@ -286,6 +286,7 @@ impl Dispatcher {
 
     /// A pack that comes a second time: its events travel singly from here on.
     fn unpack(&self, parts: Vec<Result<Envelope, Unreadable>>, delivery: &Delivery) -> Vec<Write> {
+        crate::crash::point!("decide.unpack");
         let write = |part| match part {
             Ok(envelope) => {
                 let due = Envelope::due_at(&envelope);
@@ -320,6 +321,7 @@ impl Dispatcher {
 
     /// A message that has been received too often without being settled.
     fn poison(&self, body: Body, delivery: &Delivery) -> Vec<Write> {
+        crate::crash::point!("decide.poison");
         let error = self.received_too_often(delivery);
         let dead =
             |envelope: Envelope| with_attributes(self.dead(envelope, reason::POISON, Some(error.clone())), delivery);
@@ -414,6 +416,7 @@ impl Dispatcher {
 
     /// For another node, which may be of a newer build; for the dead letters after a time.
     fn pass_on(&self, envelope: &Envelope, now: SystemTime, why: String) -> Write {
+        crate::crash::point!("decide.pass_on");
         let mut envelope = envelope.clone();
         // Not since a time that has not come: it would be passed on until then.
         let since = envelope.unhandled_since.map_or(now, |since| since.min(now));
@@ -433,6 +436,7 @@ impl Dispatcher {
 
     /// The dead letter of an envelope.
     pub(crate) fn dead(&self, mut envelope: Envelope, reason: &str, error: Option<String>) -> Write {
+        crate::crash::point!("decide.dead");
         let settings = &self.0.settings;
         tracing::warn!(
             id = %Shown(envelope.id.as_str()),
@@ -514,6 +518,7 @@ impl Dispatcher {
                 () = run.lost.raised() => return end,
                 () = self.0.clock.sleep_until(at) => {}
             }
+            crate::crash::point!("handler.again");
             siblings.one_started();
             attempt = next;
         }
@@ -585,6 +590,7 @@ impl Dispatcher {
             place.begun().raise();
         }
         let (dispatcher, running) = (self.clone(), Arc::clone(event));
+        crate::crash::point!("handler.before");
         let start = Arc::new(AtomicU8::new(WAITING));
         let begun = Arc::clone(&start);
         let run = INSTANCE.scope(instance, async move {
@@ -627,6 +633,7 @@ impl Dispatcher {
                 }
             }
         };
+        crate::crash::point!("handler.after");
         if let Some(observer) = &shared.observer {
             observer.ran(&entry.name, event, envelope.id, &outcome);
         }

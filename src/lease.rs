@@ -195,7 +195,9 @@ impl Leases {
         // A backend that panics, even before it begins to wait, is one that does not answer.
         let answered = guarded("extending leases", async { self.0.backend.extend(lane, &receipts, span).await });
         // An answer that takes longer is no use: the next sweep asks again.
+        crate::crash::point!("extend.before");
         let answers = self.0.clock.timeout(span / 3, answered).await.flatten().unwrap_or_default();
+        crate::crash::point!("extend.after");
         let mut lost = Vec::new();
         {
             let mut table = self.0.lock();

@@ -88,6 +88,7 @@ pub mod middleware;
 
 // Machinery: knows the seams, and no implementation.
 mod batch;
+mod crash;
 mod delay;
 mod dispatcher;
 mod health;
@@ -146,4 +147,11 @@ pub mod __private {
         Argument, Borrowed, ErasedHandler, HandlerFn, LinkedHandler, MakeDefault, MakeNone, Maker, downcast,
     };
     pub use {inventory, typetag};
+}
+
+/// Where a test may end the process. Not for use by hand.
+#[cfg(feature = "crash-points")]
+#[doc(hidden)]
+pub mod __crash {
+    pub use crate::crash::{POINTS, passages};
 }

@@ -32,8 +32,8 @@ use crate::sender::{Parcel, Sender, is_group};
 use crate::settings::Settings;
 use crate::settle::Settler;
 use crate::shutdown::{InFlight, Work};
-use crate::sync::AtomicUsize;
 use crate::suspect::{Standing, Suspects};
+use crate::sync::AtomicUsize;
 use crate::wire::{self, Body};
 
 #[cfg(test)]
@@ -196,6 +196,7 @@ impl Listener {
                     if full {
                         self.room.received(self.engine.clock.instant().saturating_duration_since(start));
                     }
+                    crate::crash::point!("receive.answered");
                     self.take_in_all(deliveries, room);
                     if full && asked == max {
                         if self.receivers.load(Ordering::Acquire) < self.engine.settings.max_receives_at_once {
@@ -258,6 +259,7 @@ impl Listener {
             tracing::debug!("message {} came again while it is worked on here", delivery.message_id);
             return;
         };
+        crate::crash::point!("receive.leased");
         let (listener, guard) = (Arc::clone(self), self.work.busy.guard());
         self.engine.clock.spawn(async move {
             let _guard = guard;
@@ -336,12 +338,16 @@ impl Listener {
         let engine = &self.engine;
         if engine.settler.is_finished(id) {
             if let Some(receipt) = engine.leases.remove(id).await {
+                crate::crash::point!("finished.unleased");
                 engine.settler.ack(Lane::Message, id, receipt).await;
+                crate::crash::point!("finished.acked");
             }
             return;
         }
+        crate::crash::point!("decide.before");
         match engine.dispatcher.decide(&delivery, &place, &lost, &self.work.stops).await {
             Verdict::GiveBack => {
+                crate::crash::point!("verdict.give_back");
                 place.end();
                 self.give_back(&delivery).await;
             }
@@ -354,16 +360,20 @@ impl Listener {
                 engine.leases.remove(id).await;
             }
             Verdict::Finish(writes) => {
+                crate::crash::point!("verdict.finish");
                 let written = self.write_all(writes, &delivery).await;
+                crate::crash::point!("finish.written");
                 place.end();
                 let held = engine.leases.is_held(id);
                 let receipt = engine.leases.remove(id).await;
+                crate::crash::point!("finish.unleased");
                 match receipt {
                     Some(receipt) if written && held => engine.settler.ack(Lane::Message, id, receipt).await,
                     // An ack by a receipt that is no longer the newest deletes nothing, and may say it did.
                     _ if written => engine.settler.remember(id),
                     _ => {}
                 }
+                crate::crash::point!("finish.settled");
             }
         }
     }
@@ -376,11 +386,14 @@ impl Listener {
         let copy = || copied_to(Lane::Message, delivery, due_and_group(delivery));
         let fresh = held && delivery.receive_count >= FRESH_FROM && engine.sender.send(copy()).await.is_ok();
         let Some(receipt) = engine.leases.remove(id).await else { return };
+        crate::crash::point!("give_back.unleased");
         if fresh {
+            crate::crash::point!("give_back.copied");
             engine.settler.ack(Lane::Message, id, receipt).await;
         } else if held {
             engine.settler.release(Lane::Message, id, receipt, Duration::ZERO).await;
         }
+        crate::crash::point!("give_back.after");
     }
 
     /// Writes everything that must be safe before the delivery is acked. `false` when that was
@@ -398,11 +411,15 @@ impl Listener {
             let sent = match parcel.take().map_or_else(|| self.engine.parcel_about(write.as_ref(), delivery), Ok) {
                 Ok(next) => {
                     parcel = Some(Parcel::clone(&next));
+                    crate::crash::point!("write.before");
                     self.engine.sender.send(next).await
                 }
                 Err(error) => Err(error),
             };
-            let Err(error) = sent else { return true };
+            let Err(error) = sent else {
+                crate::crash::point!("write.after");
+                return true;
+            };
             if is_permanent(&error) {
                 // What cannot be put on its queue becomes a dead letter; what cannot even be that is
                 // moved as it came. That fitted once.
@@ -491,6 +508,10 @@ impl Listener {
                     "the delay queue has {in_flight} messages in flight, its quota: events on it may be late"
                 );
             }
+            if found.is_empty() {
+                return Ok(0);
+            }
+            crate::crash::point!("look.found");
         }
         let (count, in_flight) = (found.len(), crowd.in_flight.load(Ordering::Relaxed));
         let hops = found.into_iter().map(|delivery| self.hop(delivery, received, in_flight));
@@ -503,14 +524,13 @@ impl Listener {
         let engine = &self.engine;
         if engine.settler.is_finished(&delivery.message_id) {
             // Forwarded before, and not deleted.
+            crate::crash::point!("hop.finished");
             engine.settler.ack(Lane::Delay, &delivery.message_id, delivery.receipt).await;
             return;
         }
         let now = engine.clock.now();
         let age = delay::until(delivery.enqueued_at, now);
-        if delivery.receive_count
-            > delay::most_receives(age, engine.settings.max_receives, &engine.backend.limits())
-        {
+        if delivery.receive_count > delay::most_receives(age, engine.settings.max_receives, &engine.backend.limits()) {
             // The message queue has turns for such, and sends back what is innocent.
             tracing::warn!("message {} is forwarded unread: it was received too often here", delivery.message_id);
             self.hop_to(Lane::Message, (None, None), delivery).await;
@@ -521,13 +541,17 @@ impl Listener {
         let hop = delay::next_hop(now, parked, in_flight, &engine.backend.limits());
         let lane = match hop {
             Hop::Park(span) => {
+                crate::crash::point!("hop.park.before");
                 engine.settler.release(Lane::Delay, &delivery.message_id, delivery.receipt, span).await;
+                crate::crash::point!("hop.park.after");
                 return;
             }
             Hop::Forward => Lane::Message,
             Hop::Renew => Lane::Delay,
         };
+        crate::crash::point!("hop.{lane:?}.before");
         self.hop_to(lane, (due, group), delivery).await;
+        crate::crash::point!("hop.{lane:?}.acked");
     }
 
     /// Replaces a message of the delay queue by one on `lane`. What can never be put there becomes a dead
@@ -535,7 +559,10 @@ impl Listener {
     async fn hop_to(&self, lane: Lane, due_and_group: (Option<SystemTime>, Option<String>), delivery: Delivery) {
         let engine = &self.engine;
         let gone = match engine.sender.send(copied_to(lane, &delivery, due_and_group)).await {
-            Ok(()) => true,
+            Ok(()) => {
+                crate::crash::point!("hop.{lane:?}.sent");
+                true
+            }
             Err(error) if is_permanent(&error) => {
                 self.write(engine.dispatcher.unsendable(&delivery, &error), &delivery).await
             }

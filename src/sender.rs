@@ -256,7 +256,9 @@ impl Work for SendWork {
                     outgoing
                 })
                 .collect();
+            crate::crash::point!("send.before");
             let mut results = self.backend.send(self.lane, &messages).await;
+            crate::crash::point!("send.after");
             results.resize_with(messages.len(), || Err(no_answer(self.lane, "the entry was not answered")));
             for (parcel, outgoing) in parcels.iter_mut().zip(messages) {
                 parcel.outgoing = outgoing;

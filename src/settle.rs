@@ -41,6 +41,7 @@ impl Settler {
         for attempt in 1..=TRIES {
             let error = match self.settle(lane, receipt.clone(), Settlement::Ack).await {
                 Ok(()) => {
+                    crate::crash::point!("ack.answered");
                     self.finished().forget(message_id);
                     return;
                 }
@@ -63,6 +64,7 @@ impl Settler {
         if let Err(error) = self.settle(lane, receipt, Settlement::ReleaseAfter(delay)).await {
             tracing::warn!("message {message_id} was not given back; its lease will end by itself: {error}");
         }
+        crate::crash::point!("release.answered");
     }
 
     async fn settle(&self, lane: Lane, receipt: Receipt, how: Settlement) -> Result<()> {
@@ -147,7 +149,9 @@ impl Work for SettleWork {
 
     fn run(&self, entries: Vec<Settle>) -> BoxFuture<'_, Vec<Result<()>>> {
         Box::pin(async move {
+            crate::crash::point!("settle.before");
             let mut answers = self.backend.settle(self.lane, &entries).await;
+            crate::crash::point!("settle.after");
             answers
                 .resize_with(entries.len(), || Err(Error::new(ErrorKind::Unavailable, "the entry was not answered")));
             answers

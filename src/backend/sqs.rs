@@ -363,7 +363,9 @@ impl SqsBackend {
             .message_system_attribute_names(MessageSystemAttributeName::ApproximateFirstReceiveTimestamp)
             .message_system_attribute_names(MessageSystemAttributeName::SentTimestamp)
             .message_attribute_names("All");
+        crate::crash::point!("sqs.receive.before");
         let answer = request.customize().interceptor(watch.clone()).send().await;
+        crate::crash::point!("sqs.receive.after");
         let answer = self.answer(Action::Receive, &queue, &watch, answer)?;
         let messages = answer.messages.unwrap_or_default();
         Ok(messages.into_iter().filter_map(|message| delivery(message, lease, &watch)).collect())
@@ -477,7 +479,9 @@ impl SqsBackend {
                 let entries = entries.collect::<Result<Vec<_>>>()?;
                 let watch = self.watch(at.action);
                 let request = calls.send_message_batch().queue_url(url).set_entries(Some(entries));
+                crate::crash::point!("sqs.send.before");
                 let answer = request.customize().interceptor(watch.clone()).send().await;
+                crate::crash::point!("sqs.send.after");
                 let answer = self.answer(at.action, at.queue, &watch, answer)?;
                 Ok(Answered::new(answer.successful.iter().map(|entry| entry.id.as_str()), &answer.failed, at))
             }
@@ -489,7 +493,9 @@ impl SqsBackend {
                 let entries = entries.collect::<Result<Vec<_>, _>>().map_err(|error| unbuildable(at, &error))?;
                 let watch = self.watch(at.action);
                 let request = calls.delete_message_batch().queue_url(url).set_entries(Some(entries));
+                crate::crash::point!("sqs.delete.before");
                 let answer = request.customize().interceptor(watch.clone()).send().await;
+                crate::crash::point!("sqs.delete.after");
                 let answer = self.answer(at.action, at.queue, &watch, answer)?;
                 Ok(Answered::new(answer.successful.iter().map(|entry| entry.id.as_str()), &answer.failed, at))
             }
@@ -505,7 +511,9 @@ impl SqsBackend {
                 let entries = entries.collect::<Result<Vec<_>, _>>().map_err(|error| unbuildable(at, &error))?;
                 let watch = self.watch(at.action);
                 let request = client.change_message_visibility_batch().queue_url(url).set_entries(Some(entries));
+                crate::crash::point!("sqs.change_visibility.before");
                 let answer = request.customize().interceptor(watch.clone()).send().await;
+                crate::crash::point!("sqs.change_visibility.after");
                 let answer = self.answer(at.action, at.queue, &watch, answer)?;
                 Ok(Answered::new(answer.successful.iter().map(|entry| entry.id.as_str()), &answer.failed, at))
             }

@@ -119,10 +119,12 @@ impl Writer {
         let connection = schema::open(&schema::MESSAGES, &place.file)?;
         let node = Node::new(&place).map_err(refused)?;
         let started_at = millis(SystemTime::now());
+        crate::crash::point!("local.join.before");
         Table(&connection)
             .join(&node.id, started_at, None)
             .and_then(|()| nodes::sweep(&place, &connection, &node.id))
             .map_err(|error| failed(&place.file, "joining", error))?;
+        crate::crash::point!("local.join.after");
         drop(taken);
         let mut writer = Writer {
             options,
@@ -208,6 +210,7 @@ impl Writer {
         let _turn = self.turn.take();
         let path = &self.place.file;
         let connection = &self.connection;
+        crate::crash::point!("local.begin");
         connection
             .execute_batch("BEGIN IMMEDIATE")
             .map_err(|error| Lost::NotBegun(failed(path, "writing to", error)))?;
@@ -223,6 +226,7 @@ impl Writer {
             let others = if wake.is_empty() { Ok(Vec::new()) } else { Table(connection).others(&self.node.id) };
             others.map(|others| (done, others)).map_err(|error| failed(path, "writing to", error))
         });
+        crate::crash::point!("local.commit.before");
         let committed = match done {
             Err(error) => Err(Lost::Undone(error)),
             Ok(done) => match connection.execute_batch("COMMIT") {
@@ -232,6 +236,7 @@ impl Writer {
         };
         match committed {
             Ok((dones, others)) => {
+                crate::crash::point!("local.commit.after");
                 self.commits.fetch_add(1, Ordering::Relaxed);
                 Ok((dones, Wake { lanes: wake, bells: others.into_iter().filter_map(|node| node.bell).collect() }))
             }
@@ -249,6 +254,7 @@ impl Writer {
         for (command, done) in commands.into_iter().zip(dones) {
             self.answer(command, done);
         }
+        crate::crash::point!("local.answered");
         self.wake(&wake);
     }
 
@@ -324,12 +330,14 @@ impl Writer {
                 return;
             }
         };
+        crate::crash::point!("local.bell.hung");
         let _turn = self.turn.take();
         match Table(&self.connection).join(&self.node.id, self.started_at, bell.path().to_str()) {
             Ok(()) => self.bell = Some(bell),
             // The next receive tries again.
             Err(_) => self.rang = false,
         }
+        crate::crash::point!("local.bell.told");
     }
 
     /// Takes over from dead nodes and deletes old dead letters, now and then.
@@ -359,15 +367,18 @@ impl Writer {
         if dead.is_empty() {
             return Ok(());
         }
+        crate::crash::point!("local.take_over.before");
         let turn = self.turn.take();
         let (taken, others) = in_transaction(&self.connection, |connection| {
             let taken = dead.iter().map(|node| node.take_over(connection, now)).sum::<rusqlite::Result<usize>>()?;
             Ok((taken, Table(connection).others(&self.node.id)?))
         })?;
         drop(turn);
+        crate::crash::point!("local.take_over.after");
         for node in dead {
             node.remove(&self.place);
         }
+        crate::crash::point!("local.take_over.removed");
         if taken > 0 {
             tracing::info!(messages = taken, "took over from processes that have ended");
             let bells = others.into_iter().filter_map(|node| node.bell).collect();
@@ -420,6 +431,7 @@ impl Writer {
 
     /// Leaves as a dead node would be made to, and moves what is in the log to the file.
     fn close(self) {
+        crate::crash::point!("local.close.before");
         let now = millis(SystemTime::now());
         let left = {
             let _turn = self.turn.take();
@@ -430,6 +442,7 @@ impl Writer {
                 Ok((taken, table.others(&self.node.id)?))
             })
         };
+        crate::crash::point!("local.close.left");
         match left {
             Ok((taken, others)) => {
                 if taken > 0 {
@@ -445,6 +458,7 @@ impl Writer {
         let _turn = self.turn.take();
         let _ = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
         let _ = self.connection.close();
+        crate::crash::point!("local.close.after");
     }
 }
 
