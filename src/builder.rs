@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::Backend;
+use crate::backend::memory::MemoryBackend;
 use crate::clock::Clock;
 use crate::config::{BackendKind, Config, platform};
 use crate::dawdle::Dawdle;
@@ -169,7 +170,7 @@ impl Builder {
     /// # Errors
     /// As [`Dawdle::start`].
     pub async fn start(self) -> Result<Dawdle> {
-        Dawdle::ensure_runtime()?;
+        Dawdle::runtime()?;
         event::check_registered()?;
         let env = if self.ignores_env { Config::default() } else { Config::from_env()? };
         let config = self.config.clone().with_env(env);
@@ -180,7 +181,7 @@ impl Builder {
         let deadline = clock.instant() + start_timeout;
         let backend = match self.backend.clone() {
             Some(backend) => backend,
-            None => until(&clock, deadline, || connect(&config)).await?,
+            None => until(&clock, deadline, || connect(&clock, &config)).await?,
         };
         let installs = self.install;
         let dawdle = self.assemble(settings, backend, clock, wants_listener)?;
@@ -236,6 +237,7 @@ impl Builder {
             sender: Sender::new(Arc::clone(&backend), clock.clone(), &settings),
             settler: Settler::new(Arc::clone(&backend), clock.clone(), &settings),
             leases: Leases::new(Arc::clone(&backend), clock.clone()),
+            monitor: Arc::default(),
             backend,
             clock,
             settings: Arc::new(settings),
@@ -296,13 +298,19 @@ pub(crate) async fn until<T, F: Future<Output = Result<T>>>(
     }
 }
 
-/// The backend that the configuration names.
-async fn connect(config: &Config) -> Result<Arc<dyn Backend>> {
-    match config.backend_kind(platform())? {
-        BackendKind::Memory => Ok(Arc::new(crate::backend::memory::MemoryBackend::new(Clock::system()))),
-        BackendKind::Local => connect_local(config).await,
-        BackendKind::Sqs => connect_sqs(config).await,
-    }
+/// The backend that the configuration names, connected to on Dawdle's own threads.
+async fn connect(clock: &Clock, config: &Config) -> Result<Arc<dyn Backend>> {
+    let config = config.clone();
+    let connecting = clock.spawn(async move {
+        match config.backend_kind(platform())? {
+            BackendKind::Memory => Ok(Arc::new(MemoryBackend::new(Clock::system())) as Arc<dyn Backend>),
+            BackendKind::Local => connect_local(&config).await,
+            BackendKind::Sqs => connect_sqs(&config).await,
+        }
+    });
+    connecting.await.unwrap_or_else(|error| {
+        Err(crate::Error::new(crate::ErrorKind::Unavailable, format!("connecting to the backend broke off: {error:?}")))
+    })
 }
 
 #[cfg(feature = "local")]

@@ -4,7 +4,8 @@
 //! clock. In a test it is a [`VirtualClock`] that stands still until the test moves it: it goes
 //! from timer to timer, and between two timers it lets everything that was woken come to rest.
 //! To know when that is, it runs Dawdle's tasks itself (see [`Clock::spawn`]) and counts the ones
-//! that have been woken and have not come to rest again.
+//! that have been woken and have not come to rest again. On the system's clock, Dawdle's tasks and
+//! timers are apart from the application's runtime, on [`threads`] of their own.
 
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,8 +14,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+mod threads;
 mod virtual_clock;
 
 pub use virtual_clock::VirtualClock;
@@ -91,7 +94,7 @@ impl Clock {
     /// Waits for `span`. Cancel-safe.
     pub async fn sleep(&self, span: Duration) {
         match &self.source {
-            Source::System => tokio::time::sleep(span).await,
+            Source::System => system_sleep(span).await,
             Source::Virtual(clock) => clock.sleep_until(later(clock.now(), span)).await,
         }
     }
@@ -103,7 +106,7 @@ impl Clock {
                 break;
             }
             match &self.source {
-                Source::System => tokio::time::sleep(left.min(LOOK_AGAIN)).await,
+                Source::System => system_sleep(left.min(LOOK_AGAIN)).await,
                 Source::Virtual(clock) => clock.sleep_until(later(clock.now(), left)).await,
             }
         }
@@ -123,39 +126,58 @@ impl Clock {
     }
 
     /// Runs Dawdle's own work as a task: work that waits for nothing but this clock and other
-    /// such tasks. Must be called within a tokio runtime.
+    /// such tasks. On a virtual clock it must be called within a tokio runtime.
     pub(crate) fn spawn<F>(&self, future: F) -> Task<F::Output>
     where
         F: Future<Output: Send> + Send + 'static,
     {
-        self.start(future, false)
-    }
-
-    /// Runs a user's code as a task: it may wait for anything, a real database included, and a
-    /// virtual clock lets it.
-    pub(crate) fn spawn_user<F>(&self, future: F) -> Task<F::Output>
-    where
-        F: Future<Output: Send> + Send + 'static,
-    {
-        self.start(future, true)
-    }
-
-    fn start<F>(&self, future: F, user: bool) -> Task<F::Output>
-    where
-        F: Future<Output: Send> + Send + 'static,
-    {
-        let (sender, receiver) = oneshot::channel();
-        // The result goes through a channel of ours, sent while the task still counts as awake:
-        // tokio wakes a join handle only after that, when a virtual clock may have moved on.
-        let work = async move {
-            let _ = sender.send(catch_panic(future).await);
-        };
+        let (work, receiver) = answering(future);
         let handle = match &self.source {
-            Source::System => tokio::spawn(work),
-            Source::Virtual(clock) => tokio::spawn(clock.track(work, user)),
+            Source::System => match threads::handle() {
+                Some(threads) => threads.spawn(work),
+                None => tokio::spawn(work),
+            },
+            Source::Virtual(clock) => tokio::spawn(clock.track(work, false)),
         };
         Task { receiver, abort: handle.abort_handle() }
     }
+
+    /// Runs a user's code as a task of the user's runtime: it may wait for anything, a real
+    /// database included, and a virtual clock lets it.
+    pub(crate) fn spawn_user<F>(&self, runtime: &Handle, future: F) -> Task<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        let (work, receiver) = answering(future);
+        let handle = match &self.source {
+            Source::System => runtime.spawn(work),
+            Source::Virtual(clock) => runtime.spawn(clock.track(work, true)),
+        };
+        Task { receiver, abort: handle.abort_handle() }
+    }
+}
+
+/// Work that sends its result through a channel of ours, while it still counts as awake: tokio
+/// wakes a join handle only after that, when a virtual clock may have moved on.
+fn answering<F>(future: F) -> (impl Future<Output = ()> + Send + 'static, oneshot::Receiver<Result<F::Output, String>>)
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    let (sender, receiver) = oneshot::channel();
+    let work = async move {
+        let _ = sender.send(catch_panic(future).await);
+    };
+    (work, receiver)
+}
+
+/// Sleeps by the timers of Dawdle's own threads, whoever waits: the caller's runtime may be
+/// blocked, or have its time paused.
+async fn system_sleep(span: Duration) {
+    let sleep = {
+        let _entered = threads::handle().map(Handle::enter);
+        tokio::time::sleep(span)
+    };
+    sleep.await;
 }
 
 /// `time + span`, held within what a timestamp can say (the year 9999).

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
+use tokio::runtime::Handle;
 
 use crate::backend::Role;
 use crate::builder::{Builder, until};
@@ -18,6 +19,7 @@ use crate::envelope::Envelope;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EventId, TypedEvent};
 use crate::handler::{Context, INSTANCE, Registration};
+use crate::health::Health;
 use crate::listener::{Engine, Listener};
 use crate::middleware::ErasedMiddleware;
 use crate::registry::{HandlerInfo, Registry};
@@ -110,9 +112,9 @@ impl Dawdle {
             self.check_states(&registry)?;
         }
         let role = if listens { Role::Listener } else { Role::Sender };
-        until(self.clock(), deadline, || self.0.engine.backend.check(role)).await?;
+        until(self.clock(), deadline, || self.check(role)).await?;
         if listens {
-            self.begin_listening()?;
+            self.begin_listening(&Dawdle::runtime()?)?;
         }
         Ok(listens)
     }
@@ -195,9 +197,9 @@ impl Dawdle {
         Ok(())
     }
 
-    /// What runs in the background needs a tokio runtime to run on.
-    pub(crate) fn ensure_runtime() -> Result<()> {
-        tokio::runtime::Handle::try_current().map(drop).map_err(|error| {
+    /// The application's runtime, which handlers run on.
+    pub(crate) fn runtime() -> Result<Handle> {
+        Handle::try_current().map_err(|error| {
             Error::new(ErrorKind::Invalid, "Dawdle was used outside of a tokio runtime; await it within one")
                 .with_source(error)
         })
@@ -205,7 +207,7 @@ impl Dawdle {
 
     fn before_send(&self, envelope: &mut Envelope) -> Result<()> {
         self.ensure_open()?;
-        Dawdle::ensure_runtime()?;
+        Dawdle::runtime()?;
         for middleware in &self.0.middleware {
             middleware.before_send(envelope)?;
         }
@@ -324,23 +326,31 @@ impl Dawdle {
     /// # Errors
     /// As [`start`](Dawdle::start) for the queues; [`ErrorKind::ShutDown`].
     pub async fn start_listener(&self) -> Result<()> {
+        self.start_listener_on(&Dawdle::runtime()?).await
+    }
+
+    async fn start_listener_on(&self, runtime: &Handle) -> Result<()> {
         self.0.wants_listener.store(true, Ordering::Release);
         let registry = self.0.engine.dispatcher.registry();
         if self.listener_running() || !registry.runs_any() {
             return Ok(());
         }
         self.check_states(&registry)?;
-        self.0.engine.backend.check(Role::Listener).await?;
-        self.begin_listening()
+        self.check(Role::Listener).await?;
+        self.begin_listening(runtime)
     }
 
-    fn begin_listening(&self) -> Result<()> {
+    async fn check(&self, role: Role) -> Result<()> {
+        self.0.engine.ask(move |backend| async move { backend.check(role).await }).await
+    }
+
+    fn begin_listening(&self, runtime: &Handle) -> Result<()> {
         let mut listener = self.listener();
         if self.0.closing.load(Ordering::Acquire) {
             return Err(Error::new(ErrorKind::ShutDown, "this Dawdle has been shut down; it cannot listen"));
         }
         if listener.is_none() {
-            *listener = Some(Listener::start(self.0.engine.clone(), self.as_any()));
+            *listener = Some(Listener::start(self.0.engine.clone(), self.as_any(), runtime));
         }
         Ok(())
     }
@@ -372,6 +382,13 @@ impl Dawdle {
 
     fn listener(&self) -> std::sync::MutexGuard<'_, Option<Arc<Listener>>> {
         self.0.listener.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How the queues are that this node listens to: received from, or failing since when and why,
+    /// and when a receive last succeeded. Asks nothing of the backend.
+    pub fn health(&self) -> Health {
+        let engine = &self.0.engine;
+        engine.monitor.health(engine.lanes())
     }
 
     /// Drains and comes to an end, within `shutdown_timeout`: stops receiving, waits for handlers,
@@ -445,10 +462,10 @@ impl Dawdle {
             Ok(registry)
         })?;
         if self.0.wants_listener.load(Ordering::Acquire) && !self.listener_running() {
-            Dawdle::ensure_runtime()?;
+            let runtime = Dawdle::runtime()?;
             let dawdle = self.clone();
             engine.clock.spawn(async move {
-                if let Err(error) = dawdle.start_listener().await {
+                if let Err(error) = dawdle.start_listener_on(&runtime).await {
                     tracing::error!("the listener was not started: {error}");
                 }
             });

@@ -16,6 +16,7 @@ use crate::envelope::{Death, Envelope};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventId;
 use crate::foreign::RawMessage;
+use crate::listener::Engine;
 use crate::reason;
 use crate::sender::Parcel;
 use crate::wire::{self, Body};
@@ -274,9 +275,11 @@ impl DeadLetters {
     async fn remove(&self, letter: &DeadLetter, receipt: Receipt) -> Result<()> {
         let engine = self.dawdle.engine();
         let entry = Settle { receipt, how: Settlement::Ack };
-        let mut answers = engine.backend.settle(Lane::Dead, &[entry]).await;
+        let removed = engine
+            .ask(|backend| async move { backend.settle(Lane::Dead, &[entry]).await.pop().unwrap_or(Ok(())) })
+            .await;
         self.dawdle.held().lock().letters.remove(&letter.message_id);
-        answers.pop().unwrap_or(Ok(()))
+        removed
     }
 
     /// The newest receipt of a letter, if it is still held.
@@ -301,7 +304,7 @@ impl DeadLetters {
             held.letters.retain(|_, hold| now < hold.until);
             held.letters.values().map(|hold| hold.receipt.clone()).collect()
         };
-        release(&*engine.backend, &held).await;
+        release(engine, &held).await;
     }
 }
 
@@ -446,7 +449,8 @@ impl Scan {
             ));
         }
         let until = engine.clock.instant() + HOLD;
-        let found = engine.backend.browse(Lane::Dead, engine.backend.limits().max_batch_entries, HOLD).await?;
+        let max = engine.backend.limits().max_batch_entries;
+        let found = engine.ask(move |backend| async move { backend.browse(Lane::Dead, max, HOLD).await }).await?;
         let before = self.found.len();
         let mut held = self.dawdle.held().lock();
         for delivery in found {
@@ -466,16 +470,19 @@ impl Scan {
         let receipts: Vec<Receipt> = self.passed_over.drain(..).chain(unread).collect();
         let given_back: HashSet<&Receipt> = receipts.iter().collect();
         self.dawdle.held().lock().letters.retain(|_, hold| !given_back.contains(&hold.receipt));
-        release(&*engine.backend, &receipts).await;
+        release(engine, &receipts).await;
     }
 }
 
 /// Makes letters visible to others. One that fails is visible when its hold ends.
-async fn release(backend: &dyn Backend, receipts: &[Receipt]) {
+async fn release(engine: &Engine, receipts: &[Receipt]) {
     let how = Settlement::ReleaseAfter(Duration::ZERO);
-    for batch in receipts.chunks(backend.limits().max_batch_entries.max(1)) {
+    for batch in receipts.chunks(engine.backend.limits().max_batch_entries.max(1)) {
         let entries: Vec<Settle> = batch.iter().map(|receipt| Settle { receipt: receipt.clone(), how }).collect();
-        backend.settle(Lane::Dead, &entries).await;
+        let released = engine.ask(|backend| async move { Ok(backend.settle(Lane::Dead, &entries).await) }).await;
+        if let Err(error) = released {
+            tracing::debug!("dead letters were not let go of; they are visible when their hold ends: {error}");
+        }
     }
 }
 

@@ -31,6 +31,11 @@ const RETENTION_MARGIN: Duration = Duration::from_secs(86_400);
 /// The share of the in-flight quota at which parked events spill.
 const SPILL_AT: f64 = 0.8;
 
+/// The share at which only long parks are worth a place: a downstream that fails for an hour makes
+/// a crowd of retries that are due within hours, which must leave room to what is due in days.
+const CROWDED_AT: f64 = 0.1;
+const LONG_PARK: Duration = Duration::from_secs(4 * 3_600);
+
 /// The longest that a delivery is held in this process until it is due; one that arrives earlier
 /// goes back to the queue.
 pub(crate) const HOLD: Duration = Duration::from_secs(5);
@@ -63,7 +68,8 @@ pub(crate) enum Hop {
     Forward,
     /// Leave it where it is, hidden for this long from now.
     Park(Duration),
-    /// Put it on the delay queue again: its retention would end, or too many are parked.
+    /// Put it on the delay queue again: its retention would end, too many are parked, or one more
+    /// delay is as good as a park, which counts as in flight.
     Renew,
 }
 
@@ -95,7 +101,10 @@ pub(crate) fn next_hop(now: SystemTime, event: Parked, in_flight: u64, limits: &
         None => wanted,
     };
     let park = in_steps(wanted.min(allowed), limits.delay_step);
-    if park.is_zero() {
+    if wanted <= max_delay || park.is_zero() {
+        return Hop::Renew;
+    }
+    if park < LONG_PARK && in_flight >= share(limits, CROWDED_AT) {
         return Hop::Renew;
     }
     let kept_until = limits.retention.map(|retention| event.enqueued + retention.saturating_sub(RETENTION_MARGIN));
@@ -112,7 +121,12 @@ fn wake_ahead(limits: &Limits) -> Duration {
 
 /// At how many messages in flight parked events spill.
 pub(crate) fn spill_at(limits: &Limits) -> u64 {
-    limits.max_in_flight.map_or(u64::MAX, |max| (max as f64 * SPILL_AT) as u64)
+    share(limits, SPILL_AT)
+}
+
+/// A share of the in-flight quota, in messages.
+fn share(limits: &Limits, share: f64) -> u64 {
+    limits.max_in_flight.map_or(u64::MAX, |max| (max as f64 * share) as u64)
 }
 
 /// From `now` until `then`; nothing if that has passed.
@@ -201,6 +215,21 @@ mod tests {
         assert_eq!(travel(3_600.0, &Limits::sqs(), 300.0, 0, &mut never_late).0, 8);
         let chained = Limits { delay_lane: false, ..Limits::sqs() };
         assert!((285..=291).contains(&travel(86_400.0, &chained, 0.0, 0, &mut never_late).0));
+    }
+
+    #[test]
+    fn short_waits_take_no_place_in_the_in_flight_quota_when_it_fills() {
+        let limits = Limits::sqs();
+        let hop = |left: f64, in_flight| {
+            let (now, enqueued) = (at(900.0), at(0.0));
+            next_hop(now, Parked { due: at(900.0 + left), enqueued, received: now }, in_flight, &limits)
+        };
+        assert_eq!(hop(900.0, 0), Hop::Forward);
+        assert_eq!(hop(1_350.0, 0), Hop::Renew, "one more delay does it");
+        assert_eq!(hop(1_351.0, 0), Hop::Park(Duration::from_secs(901)));
+        assert_eq!(hop(4_096.0, 12_000), Hop::Renew, "a retry of an hour, among many");
+        assert_eq!(hop(86_400.0, 12_000), Hop::Park(Duration::from_secs(43_195)), "a day is worth its place");
+        assert_eq!(hop(86_400.0, 96_000), Hop::Renew);
     }
 
     #[test]

@@ -7,10 +7,11 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::backend::Delivery;
@@ -40,6 +41,11 @@ const MAX_ERROR: usize = 4096;
 const PASS_ON_AFTER: Duration = Duration::from_secs(2);
 const PASS_ON_SHARE: u32 = 8;
 const PASS_ON_AT_MOST: Duration = Duration::from_secs(900);
+
+/// How far a handler's task has come: it waits for a thread, has begun, or may no longer begin.
+const WAITING: u8 = 0;
+const BEGUN: u8 = 1;
+const WITHDRAWN: u8 = 2;
 
 /// What becomes of a delivery.
 #[derive(Debug)]
@@ -83,6 +89,8 @@ struct Shared {
     foreign: Option<Foreign>,
     observer: Option<Arc<dyn Observer>>,
     instance: OnceLock<Instance>,
+    /// What handlers run on: the runtime that the instance, or its listener, was started on.
+    runtime: RwLock<Option<Handle>>,
 }
 
 /// Finds the `Dawdle` that all this is a part of, which this module does not know.
@@ -146,12 +154,22 @@ impl Dispatcher {
             foreign,
             observer,
             instance: OnceLock::new(),
+            runtime: RwLock::new(Handle::try_current().ok()),
         }))
     }
 
     /// Says what handlers get as `cx.dawdle()`.
     pub(crate) fn set_instance(&self, instance: Instance) {
         let _ = self.0.instance.set(instance);
+    }
+
+    /// Says what handlers run on from here on.
+    pub(crate) fn set_runtime(&self, runtime: Handle) {
+        *self.0.runtime.write().unwrap_or_else(PoisonError::into_inner) = Some(runtime);
+    }
+
+    fn runtime(&self) -> Option<Handle> {
+        self.0.runtime.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn registry(&self) -> Arc<Registry> {
@@ -512,11 +530,17 @@ impl Dispatcher {
             instance: Arc::clone(&instance),
         };
         let (dispatcher, running) = (self.clone(), Arc::clone(event));
-        let mut task = shared.clock.spawn_user(INSTANCE.scope(instance, async move {
+        let start = Arc::new(AtomicU8::new(WAITING));
+        let begun = Arc::clone(&start);
+        let run = INSTANCE.scope(instance, async move {
             // Given back when the run ends or is dropped, whichever way.
             let _permits = permits;
-            Next::new(&dispatcher.0.middleware, &*handler).run(&cx, &*running).await
-        }));
+            if begun.compare_exchange(WAITING, BEGUN, Ordering::AcqRel, Ordering::Acquire).is_err() {
+                return None;
+            }
+            Some(Next::new(&dispatcher.0.middleware, &*handler).run(&cx, &*running).await)
+        });
+        let mut task = shared.clock.spawn_user(&self.runtime()?, run);
         let limit = shared.clock.sleep(entry.timeout);
         tokio::pin!(limit);
         let mut told = false;
@@ -524,12 +548,22 @@ impl Dispatcher {
             tokio::select! {
                 biased;
                 ended = &mut task => break match ended {
-                    Ok(outcome) => outcome,
+                    Ok(outcome) => outcome?,
                     Err(TaskError::Panicked(text)) => Err(Failure::retry(format!("panicked: {text}"))),
                     Err(TaskError::Aborted) => return None,
                 },
                 () = &mut limit => {
                     task.abort();
+                    if start.compare_exchange(WAITING, WITHDRAWN, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                        // Its attempt was not spent; another node may have a thread for it.
+                        tracing::error!(
+                            handler = %entry.name,
+                            "a handler could not be begun within its timeout of {:?}: handlers that block their \
+                             threads leave none to the others; use `tokio::task::spawn_blocking`",
+                            entry.timeout
+                        );
+                        return None;
+                    }
                     break Err(Failure::retry(format!("timed out after {:?}", entry.timeout)));
                 }
                 () = stops.abort.raised() => {

@@ -50,6 +50,7 @@
 //! | defining events | [`Event`](macro@Event), [`EventId`] |
 //! | handling them | [`macro@handler`], [`Handler`], [`Context`], [`State`], [`Outcome`], [`Failure`], [`Backoff`] |
 //! | starting, signalling, stopping | [`Dawdle`], [`Builder`], [`Config`], [`Signal`], [`signal()`] |
+//! | how a node's queues are | [`Dawdle::health`], [`Health`] |
 //! | what was given up | [`DeadLetters`], [`DeadLetter`], [`Filter`], [`reason`] |
 //! | testing | `testing::Harness`, `Context::for_test` (feature `testing`) |
 //! | code around every signal and run | [`Middleware`] |
@@ -86,6 +87,7 @@ mod middleware;
 mod batch;
 mod delay;
 mod dispatcher;
+mod health;
 mod lease;
 mod listener;
 mod registry;
@@ -115,6 +117,7 @@ pub use error::{BoxError, Error, ErrorKind, Result};
 pub use event::{Event, EventId, Place, TypedEvent};
 pub use foreign::RawMessage;
 pub use handler::{Context, EventHandler, Handler, Registration, State};
+pub use health::{Health, QueueHealth, QueueState};
 pub use middleware::{Middleware, Next};
 pub use outcome::{Failure, FailureError, IntoOutcome, Outcome};
 pub use registry::HandlerInfo;

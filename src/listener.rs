@@ -12,14 +12,17 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
-use crate::backend::{Backend, Delivery, Lane, Outgoing};
+use tokio::runtime::Handle;
+
+use crate::backend::{Backend, Delivery, Lane, Limits, Outgoing};
 use crate::clock::{Clock, Latch, guarded, jittered};
 use crate::delay::{self, Hop, Parked};
 use crate::dispatcher::{Dispatcher, Verdict, Write};
 use crate::error::{Error, ErrorKind, Result};
+use crate::health::Monitor;
 use crate::lease::{self, Inserted, Leases};
 use crate::reason;
 use crate::retry::Backoff;
@@ -39,6 +42,9 @@ const WRITE_AGAIN: Backoff = Backoff::exponential(Duration::from_secs(1), Durati
 /// So many messages found on the delay queue make its in-flight count worth a request.
 const A_CROWD: u64 = 100;
 
+/// Looks at the delay queue under way at once, while they find something.
+const LOOKS_AT_ONCE: usize = 8;
+
 /// From this receive on, a message that was not begun is given back as a fresh one: the count is
 /// to tell of crashes.
 const FRESH_FROM: u32 = 3;
@@ -53,6 +59,7 @@ pub(crate) struct Engine {
     pub(crate) sender: Sender,
     pub(crate) settler: Settler,
     pub(crate) leases: Leases,
+    pub(crate) monitor: Arc<Monitor>,
 }
 
 /// A running listener.
@@ -71,10 +78,11 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    /// Starts receiving. Must be called within a tokio runtime.
-    pub(crate) fn start(engine: Engine, instance: Arc<dyn Any + Send + Sync>) -> Arc<Self> {
+    /// Starts receiving. `runtime` is what handlers run on; when it ends, so does the listener.
+    pub(crate) fn start(engine: Engine, instance: Arc<dyn Any + Send + Sync>, runtime: &Handle) -> Arc<Self> {
         let settings = &engine.settings;
         let unleased = Latch::default();
+        engine.dispatcher.set_runtime(runtime.clone());
         lease::start_keeper(&engine.leases, &unleased);
         let listener = Arc::new(Listener {
             work: Work::default(),
@@ -85,9 +93,12 @@ impl Listener {
             engine,
             _instance: instance,
         });
+        if !listener.engine.clock.is_virtual() {
+            runtime.spawn(Listener::end_with_runtime(Arc::clone(&listener)));
+        }
+        listener.engine.lanes().for_each(|lane| listener.engine.monitor.listen(lane, true));
         listener.add_receiver();
-        let limits = listener.engine.backend.limits();
-        if limits.delay_lane && limits.max_delay.is_some() {
+        if listener.engine.lanes().any(|lane| lane == Lane::Delay) {
             let (looking, guard) = (Arc::clone(&listener), listener.loops.guard());
             listener.engine.clock.spawn(async move {
                 let _guard = guard;
@@ -101,12 +112,32 @@ impl Listener {
     pub(crate) async fn drain(&self, timeout: Duration) {
         let (clock, start) = (&self.engine.clock, self.engine.clock.instant());
         self.work.stops.begin.raise();
+        self.engine.lanes().for_each(|lane| self.engine.monitor.listen(lane, false));
         let drained = self.work.drain(clock, timeout);
         futures_util::future::join(drained, clock.timeout(timeout, self.loops.none())).await;
         // A receive that was awaited may have brought more, to be given back.
         let left = timeout.saturating_sub(clock.instant().saturating_duration_since(start));
         clock.timeout(left, self.work.busy.none()).await;
         self.unleased.raise();
+    }
+
+    /// Lives on the runtime of the handlers. When that ends without a shutdown, what this node has
+    /// in hand is given back: no handler can run any more.
+    async fn end_with_runtime(listener: Arc<Self>) {
+        struct Ending(Option<Arc<Listener>>);
+        impl Drop for Ending {
+            fn drop(&mut self) {
+                if let Some(listener) = self.0.take() {
+                    let timeout = listener.engine.settings.shutdown_timeout;
+                    let clock = listener.engine.clock.clone();
+                    clock.spawn(async move { listener.drain(timeout).await });
+                }
+            }
+        }
+        let unleased = listener.unleased.clone();
+        let mut ending = Ending(Some(listener));
+        unleased.raised().await;
+        ending.0 = None;
     }
 
     /// Tells everything to stop, and waits for nothing.
@@ -136,7 +167,6 @@ impl Listener {
     async fn receive_messages(self: &Arc<Self>) {
         let stop = &self.work.stops.begin;
         let max = self.engine.backend.limits().max_batch_entries;
-        let mut errors = 0;
         while !stop.is_raised() {
             let Some(room) = self.room_for(max).await else { return };
             let (asked, start) = (room.len(), self.engine.clock.instant());
@@ -148,7 +178,7 @@ impl Listener {
             let panicked = || Err(Error::new(ErrorKind::Unavailable, "the backend panicked"));
             match received.unwrap_or_else(panicked) {
                 Ok(deliveries) => {
-                    errors = 0;
+                    self.engine.monitor.received(Lane::Message, self.engine.clock.now());
                     let full = deliveries.len() >= asked;
                     if full {
                         self.room.received(self.engine.clock.instant().saturating_duration_since(start));
@@ -165,10 +195,10 @@ impl Listener {
                     }
                 }
                 Err(error) => {
-                    errors += 1;
-                    let pause = AFTER_ERRORS.delay(errors, fastrand::f64());
-                    tracing::warn!("receiving failed {errors} times in a row, again in {pause:?}: {error}");
-                    if self.engine.clock.timeout(pause, stop.raised()).await.is_some() {
+                    // One that asks is enough for as long as there are no answers.
+                    let ends = self.is_one_too_many();
+                    let pause = self.engine.failed(Lane::Message, &error);
+                    if ends || self.engine.clock.timeout(pause, stop.raised()).await.is_some() {
                         return;
                     }
                 }
@@ -326,24 +356,12 @@ impl Listener {
     /// Looks at the delay queue every few minutes, and drains it while it answers.
     async fn look_at_delays(&self) {
         let stop = &self.work.stops.begin;
-        let mut errors = 0;
-        let mut crowd = Crowd::default();
+        let crowd = Crowd::default();
         while !stop.is_raised() {
-            let looked = guarded("a look at the delay queue", self.drain_delays(&mut crowd)).await;
+            let looked = guarded("a look at the delay queue", self.drain_delays(&crowd)).await;
             let pause = match looked {
-                Some(Ok(())) => {
-                    errors = 0;
-                    jittered(self.engine.settings.delay_poll)
-                }
-                Some(Err(error)) => {
-                    errors += 1;
-                    let pause = AFTER_ERRORS.delay(errors, fastrand::f64());
-                    tracing::warn!(
-                        "the look at the delay queue failed {errors} times in a row, again in {pause:?}: {error}"
-                    );
-                    pause
-                }
-                None => jittered(self.engine.settings.delay_poll),
+                Some(Err(error)) => self.engine.failed(Lane::Delay, &error),
+                Some(Ok(())) | None => jittered(self.engine.settings.delay_poll),
             };
             if self.engine.clock.timeout(pause, stop.raised()).await.is_some() {
                 return;
@@ -351,32 +369,47 @@ impl Listener {
         }
     }
 
-    async fn drain_delays(&self, crowd: &mut Crowd) -> Result<()> {
+    /// Looks until nothing more is found: several looks at once as soon as one is full.
+    async fn drain_delays(&self, crowd: &Crowd) -> Result<()> {
+        let max = self.engine.backend.limits().max_batch_entries;
+        let mut found = self.look(crowd).await?;
+        while (1..max).contains(&found) {
+            found = self.look(crowd).await?;
+        }
+        if found == 0 {
+            return Ok(());
+        }
+        let look_on = async || -> Result<()> {
+            while self.look(crowd).await? > 0 {}
+            Ok(())
+        };
+        let looks = futures_util::future::join_all((0..LOOKS_AT_ONCE).map(|_| look_on())).await;
+        looks.into_iter().collect()
+    }
+
+    /// One look at the delay queue, and the hops of what it found; says how many that were.
+    async fn look(&self, crowd: &Crowd) -> Result<usize> {
+        if self.work.stops.begin.is_raised() {
+            return Ok(0);
+        }
         let engine = &self.engine;
         let limits = engine.backend.limits();
-        while !self.work.stops.begin.is_raised() {
-            let received = engine.clock.now();
-            let found = engine.backend.browse(Lane::Delay, limits.max_batch_entries, limits.lease).await?;
-            crowd.seen += found.len() as u64;
-            // At the quota a look finds nothing and nothing says why; so a crowd is counted then, too.
-            let crowded = crowd.in_flight >= delay::spill_at(&limits) / 2;
-            if crowd.seen >= A_CROWD || (crowded && found.is_empty()) {
-                crowd.seen = 0;
-                crowd.in_flight = engine.backend.inspect(Lane::Delay).await?.in_flight;
-                if limits.max_in_flight.is_some_and(|max| crowd.in_flight >= max) {
-                    tracing::error!(
-                        "the delay queue has {} messages in flight, its quota: events on it may be late",
-                        crowd.in_flight
-                    );
-                }
+        let received = engine.clock.now();
+        let found = engine.backend.browse(Lane::Delay, limits.max_batch_entries, limits.lease).await?;
+        engine.monitor.received(Lane::Delay, engine.clock.now());
+        if crowd.wants_a_count(found.len(), &limits) {
+            let in_flight = engine.backend.inspect(Lane::Delay).await?.in_flight;
+            crowd.in_flight.store(in_flight, Ordering::Relaxed);
+            if limits.max_in_flight.is_some_and(|max| in_flight >= max) {
+                tracing::error!(
+                    "the delay queue has {in_flight} messages in flight, its quota: events on it may be late"
+                );
             }
-            if found.is_empty() {
-                return Ok(());
-            }
-            let hops = found.into_iter().map(|delivery| self.hop(delivery, received, crowd.in_flight));
-            futures_util::future::join_all(hops).await;
         }
-        Ok(())
+        let (count, in_flight) = (found.len(), crowd.in_flight.load(Ordering::Relaxed));
+        let hops = found.into_iter().map(|delivery| self.hop(delivery, received, in_flight));
+        futures_util::future::join_all(hops).await;
+        Ok(count)
     }
 
     /// One hop of one message. If it fails the message stays, and is seen again after its lease.
@@ -412,11 +445,53 @@ impl Listener {
 #[derive(Default)]
 struct Crowd {
     /// Messages since the last count.
-    seen: u64,
-    in_flight: u64,
+    seen: AtomicU64,
+    in_flight: AtomicU64,
+}
+
+impl Crowd {
+    /// Whether the messages in flight are to be counted, now that so many more were found.
+    fn wants_a_count(&self, found: usize, limits: &Limits) -> bool {
+        let seen = self.seen.fetch_add(found as u64, Ordering::Relaxed) + found as u64;
+        // At the quota a look finds nothing and nothing says why; so a crowd is counted then, too.
+        let crowded = self.in_flight.load(Ordering::Relaxed) >= delay::spill_at(limits) / 2;
+        let wants = seen >= A_CROWD || (crowded && found == 0);
+        if wants {
+            self.seen.store(0, Ordering::Relaxed);
+        }
+        wants
+    }
 }
 
 impl Engine {
+    /// The lanes that a listener receives from.
+    pub(crate) fn lanes(&self) -> impl Iterator<Item = Lane> + use<> {
+        let limits = self.backend.limits();
+        let delays = limits.delay_lane && limits.max_delay.is_some();
+        [Some(Lane::Message), delays.then_some(Lane::Delay)].into_iter().flatten()
+    }
+
+    /// Takes note of a failed receive; says how long to wait before the next.
+    fn failed(&self, lane: Lane, error: &Error) -> Duration {
+        let failures = self.monitor.failed(lane, self.clock.now(), error);
+        let pause = AFTER_ERRORS.delay(failures, fastrand::f64());
+        tracing::warn!("receiving from the {lane} failed {failures} times in a row, again in {pause:?}: {error}");
+        pause
+    }
+
+    /// Asks the backend on Dawdle's own threads: a connection is driven by the runtime that it was
+    /// opened on, and a caller's may come to be blocked.
+    pub(crate) async fn ask<T, F>(&self, call: impl FnOnce(Arc<dyn Backend>) -> F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let answer = self.clock.spawn(call(Arc::clone(&self.backend))).await;
+        answer.unwrap_or_else(|error| {
+            Err(Error::new(ErrorKind::Unavailable, format!("the backend's answer did not come: {error:?}")))
+        })
+    }
+
     /// The message that a write stands for.
     pub(crate) fn parcel(&self, write: &Write) -> Result<Parcel> {
         match write {
