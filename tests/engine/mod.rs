@@ -18,6 +18,7 @@ pub fn endpoint() -> String {
 /// Queues of a name that nobody else has.
 pub struct Queues {
     pub name: String,
+    endpoint: String,
     client: Client,
 }
 
@@ -27,7 +28,11 @@ impl Queues {
     }
 
     pub fn named(name: String) -> Queues {
-        let endpoint = endpoint();
+        Queues::at(endpoint(), name)
+    }
+
+    /// Queues on another engine.
+    pub fn at(endpoint: String, name: String) -> Queues {
         let config = aws_sdk_sqs::Config::builder()
             .behavior_version(aws_config::BehaviorVersion::v2026_01_12())
             .region(aws_config::Region::new("us-east-1"))
@@ -39,9 +44,9 @@ impl Queues {
                     ))
                     .build_https(),
             )
-            .endpoint_url(endpoint)
+            .endpoint_url(&endpoint)
             .build();
-        Queues { name, client: Client::from_conf(config) }
+        Queues { name, endpoint, client: Client::from_conf(config) }
     }
 
     /// The configuration of a node on them.
@@ -49,7 +54,7 @@ impl Queues {
         Config {
             backend: Some(BackendKind::Sqs),
             sqs_queue: Some(self.name.clone()),
-            sqs_endpoint_url: Some(endpoint()),
+            sqs_endpoint_url: Some(self.endpoint.clone()),
             sqs_region: Some("us-east-1".to_owned()),
             ..Config::default()
         }
@@ -59,7 +64,7 @@ impl Queues {
     pub fn options(&self) -> SqsOptions {
         SqsOptions {
             queue: Some(self.name.clone()),
-            endpoint_url: Some(endpoint()),
+            endpoint_url: Some(self.endpoint.clone()),
             region: Some("us-east-1".to_owned()),
             receive_wait: Duration::from_secs(1),
             receive_margin: Duration::from_millis(900),
@@ -92,6 +97,11 @@ impl Queues {
         let url = self.url(suffix).await;
         let answer = self.client.get_queue_attributes().queue_url(url).attribute_names("All".into()).send().await;
         answer.expect("attributes").attributes?.remove(&attribute.into())
+    }
+
+    pub async fn delete_one(&self, suffix: &str) {
+        let url = self.url(suffix).await;
+        self.client.delete_queue().queue_url(url).send().await.expect("deleted");
     }
 
     pub async fn delete(self) {
