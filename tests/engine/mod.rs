@@ -31,7 +31,7 @@ impl Queues {
         Queues::at(endpoint(), name)
     }
 
-    /// On the engine that is there.
+    /// Queues on another engine.
     pub fn at(endpoint: String, name: String) -> Queues {
         let config = aws_sdk_sqs::Config::builder()
             .behavior_version(aws_config::BehaviorVersion::v2026_01_12())
@@ -97,6 +97,11 @@ impl Queues {
         let url = self.url(suffix).await;
         let answer = self.client.get_queue_attributes().queue_url(url).attribute_names("All".into()).send().await;
         answer.expect("attributes").attributes?.remove(&attribute.into())
+    }
+
+    pub async fn delete_one(&self, suffix: &str) {
+        let url = self.url(suffix).await;
+        self.client.delete_queue().queue_url(url).send().await.expect("deleted");
     }
 
     pub async fn delete(self) {
