@@ -92,6 +92,13 @@ async fn audit(event: &dyn Event, cx: &Context, stage: State<Stage>) -> Outcome 
     }
 }
 
+/// All of them, for a node: this program has other handlers, too.
+pub(crate) fn handlers() -> Vec<dawdle::Registration> {
+    dawdle::handlers![
+        plain, pair_left, pair_right, trio_one, trio_two, trio_three, narrow, long_keep, long_note, watched, audit
+    ]
+}
+
 /// Behaves as planned; the end is on file before it is answered.
 async fn act(stage: &Stage, handler: u8, n: u64, due: u64, cx: &Context) -> Outcome {
     let ledger = &stage.ledger;
@@ -151,7 +158,14 @@ mod tests {
     #[tokio::test]
     async fn the_verdict_knows_the_handlers_as_they_are() {
         let backend = dawdle::backend::memory::MemoryBackend::new(dawdle::Clock::system());
-        let dawdle = Dawdle::builder().backend(backend).listener(false).start().await.unwrap();
+        let dawdle = Dawdle::builder()
+            .backend(backend)
+            .discover(false)
+            .handlers(handlers())
+            .listener(false)
+            .start()
+            .await
+            .unwrap();
         let handlers = dawdle.handlers();
         for (number, spec) in HANDLERS.iter().enumerate() {
             let info = handlers.iter().find(|info| info.name == spec.name).unwrap();

@@ -5,6 +5,7 @@ mod args;
 mod events;
 mod ledger;
 mod node;
+mod outage;
 mod plan;
 mod process;
 mod run;
@@ -44,6 +45,7 @@ fn start() -> Result<bool> {
     let command = args.next_if(|arg| !arg.starts_with("--"));
     match command.as_deref() {
         None | Some("run") => runtime.block_on(run::run(&run::options(args)?)),
+        Some("outage") => runtime.block_on(outage::run(&outage::options(args)?)),
         Some(other) => bail!("there is no `{other}`\n{USAGE}"),
     }
 }

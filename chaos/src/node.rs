@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use dawdle::{Config, Dawdle};
 use tokio::task::JoinSet;
 
-use crate::events::{Stage, signal};
+use crate::events::{Stage, handlers, signal};
 use crate::ledger::{Ledger, Record, What};
 use crate::process::{Role, Told};
 use crate::witness::Witness;
@@ -59,7 +59,7 @@ async fn try_start(told: &Told, stage: &Stage) -> dawdle::Result<Dawdle> {
         ..Config::default()
     };
     let builder = Dawdle::builder().config(config).backend(Witness::new(backend, Arc::clone(&stage.ledger)));
-    builder.state(stage.clone()).listener(told.role == Role::Node).start().await
+    builder.discover(false).handlers(handlers()).state(stage.clone()).listener(told.role == Role::Node).start().await
 }
 
 /// Signals the events at the plan's rate, each due as planned from when it is signalled.
