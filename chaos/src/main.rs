@@ -8,6 +8,7 @@ mod node;
 mod outage;
 mod plan;
 mod process;
+mod queue;
 mod run;
 mod verdict;
 mod witness;

@@ -37,10 +37,7 @@ pub(crate) struct HandlerSpec {
     pub(crate) attempts: u32,
 }
 
-pub(crate) const KINDS: [&str; 6] =
-    ["chaos.plain", "chaos.pair", "chaos.trio", "chaos.narrow", "chaos.long", "chaos.watched"];
-
-/// How often each kind comes, of 100.
+/// How often each kind comes, of 100: `Plain`, `Pair`, `Trio`, `Narrow`, `Long`, `Watched`.
 const SHARES: [u64; 6] = [40, 20, 15, 10, 10, 5];
 
 const fn handler(name: &'static str, kind: u8, attempts: u32) -> HandlerSpec {
@@ -236,23 +233,6 @@ pub(crate) enum Weather {
     Hangs,
 }
 
-impl Weather {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Weather::Calm => "calm",
-            Weather::Mixed => "mixed",
-            Weather::Burst(_) => "burst",
-            Weather::Down => "down",
-            Weather::ExpiredCredentials => "expired credentials",
-            Weather::Throttled => "throttled",
-            Weather::Duplicates => "duplicates",
-            Weather::Undeletes => "undeletes",
-            Weather::Reordered => "reordered",
-            Weather::Hangs => "hangs",
-        }
-    }
-}
-
 /// A stretch of one weather.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Episode {
@@ -358,7 +338,7 @@ mod tests {
     #[test]
     fn every_behaviour_and_every_kind_occurs() {
         let plan = plan(1);
-        for kind in 0..KINDS.len() as u8 {
+        for kind in 0..SHARES.len() as u8 {
             assert!((0..1_000).any(|event| plan.kind(event) == kind), "{kind}");
         }
         let mut seen: Vec<_> = (0..plan.events)

@@ -97,7 +97,6 @@ pub(crate) enum End {
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) number: u32,
-    pub(crate) role: Role,
     child: Child,
 }
 
@@ -112,7 +111,7 @@ impl Process {
             .stderr(log)
             .spawn()
             .context("starting a process")?;
-        Ok(Process { number, role: told.role, child })
+        Ok(Process { number, child })
     }
 
     /// Sends it SIGTERM.

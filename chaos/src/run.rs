@@ -6,14 +6,16 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, Result, bail, ensure};
-use dawdle::backend::{Backend, Lane, LaneStats};
+use anyhow::{Result, bail, ensure};
+use dawdle::backend::Lane;
 use dawdle::{Dawdle, Filter};
+use sqs_model::Counts;
 
 use crate::args::Args;
 use crate::ledger::{self, Ledger, Record, VOID, What, micros};
 use crate::plan::{Blow, Episode, Fall, Plan, Weather, falls, handler_called, weather};
 use crate::process::{End, Place, Process, Role, Told, last_words};
+use crate::queue::{Kind, Queue, delivers_twice};
 use crate::verdict::{Past, Verdict, Violations, Windows, judge, number_of_reason};
 
 /// How often the parent looks around.
@@ -33,11 +35,6 @@ pub(crate) struct Options {
     keep: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Local,
-}
-
 /// Reads the command line.
 pub(crate) fn options(args: impl Iterator<Item = String>) -> Result<Options> {
     let args = Args::read(
@@ -55,7 +52,8 @@ pub(crate) fn options(args: impl Iterator<Item = String>) -> Result<Options> {
     ensure!(rate > 0.0, "--rate must be above 0");
     let events = given.unwrap_or((rate * span.as_secs_f64()) as u64).max(1);
     let backend = match args.text("backend") {
-        None | Some("local") => Kind::Local,
+        None | Some("model") => Kind::Model,
+        Some("local") => Kind::Local,
         Some(other) => bail!("--backend is `{other}`; it is `model` or `local`"),
     };
     let longest_delay = (span.as_secs_f64() / 2.0).clamp(2.0, 300.0);
@@ -99,7 +97,7 @@ pub(crate) async fn run(options: &Options) -> Result<bool> {
         plan.visibility_secs,
     );
     let begun = Instant::now();
-    let queue = Queue::start(options, &folder).await?;
+    let queue = Queue::start(options.backend, plan, &folder).await?;
     let mut fleet = Fleet::new(options, &folder, queue.place.clone());
     let mut sky = Sky::new(options);
     let falls = if options.calm { Vec::new() } else { falls(plan.seed, options.span, options.nodes) };
@@ -118,7 +116,7 @@ pub(crate) async fn run(options: &Options) -> Result<bool> {
         fleet.tend()?;
         if !options.quiet && said.elapsed() > Duration::from_secs(10) {
             said = Instant::now();
-            println!("  {:>4.0} s  {}  {}", now.as_secs_f64(), queue.describe().await, fleet.describe());
+            println!("  {:>4.0} s  {}  {}", now.as_secs_f64(), describe(&queue).await, fleet.describe());
         }
         tokio::time::sleep(TICK).await;
     }
@@ -135,7 +133,7 @@ pub(crate) async fn run(options: &Options) -> Result<bool> {
     collect_dead_letters(plan, &queue, &dead).await?;
     let mut not_empty = 0;
     for lane in Lane::ALL {
-        let stats = queue.inspect(lane).await?;
+        let stats = queue.stats(lane).await?;
         not_empty += stats.total();
         if stats.total() > 0 {
             violations.add(|| format!("the {lane} is not empty at the end: {stats:?}"));
@@ -144,7 +142,8 @@ pub(crate) async fn run(options: &Options) -> Result<bool> {
     let verdict = judge(plan, &fleet.pasts, &dead, &sky.twice)?;
     violations.count += verdict.violations.count;
     violations.listed.extend(verdict.violations.listed.iter().cloned());
-    report(&Report { options, fleet: &fleet, sky: &sky, verdict: &verdict, stuck: not_empty, signalled, drained });
+    let counts = queue.counts();
+    report(&Report { options, fleet: &fleet, counts, verdict: &verdict, stuck: not_empty, signalled, drained });
     for violation in &violations.listed {
         println!("  VIOLATION {violation}");
     }
@@ -165,7 +164,7 @@ async fn drain(options: &Options, queue: &Queue, fleet: &mut Fleet) -> Result<u6
     let mut empty = 0;
     loop {
         fleet.tend()?;
-        let left = queue.inspect(Lane::Message).await?.total() + queue.inspect(Lane::Delay).await?.total();
+        let left = queue.stats(Lane::Message).await?.total() + queue.stats(Lane::Delay).await?.total();
         empty = if left == 0 { empty + 1 } else { 0 };
         // What a handler's run writes is on the queue before its message leaves.
         if empty == 3 || start.elapsed() > bound {
@@ -173,7 +172,7 @@ async fn drain(options: &Options, queue: &Queue, fleet: &mut Fleet) -> Result<u6
         }
         if !options.quiet && said.elapsed() > Duration::from_secs(10) {
             said = Instant::now();
-            println!("  draining  {}  {}", queue.describe().await, fleet.describe());
+            println!("  draining  {}  {}", describe(queue).await, fleet.describe());
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
@@ -208,39 +207,19 @@ async fn collect_dead_letters(plan: &Plan, queue: &Queue, path: &Path) -> Result
     Ok(())
 }
 
-/// Where the messages are, and this process's own way to them.
-struct Queue {
-    place: Place,
-    backend: Arc<dyn Backend>,
-}
-
-impl Queue {
-    async fn start(options: &Options, folder: &Path) -> Result<Queue> {
-        let place = match options.backend {
-            Kind::Local => Place::Local(folder.join("queue.db")),
-        };
-        let backend = place.open(&options.plan).await?;
-        Ok(Queue { place, backend })
-    }
-
-    async fn inspect(&self, lane: Lane) -> Result<LaneStats> {
-        self.backend.inspect(lane).await.with_context(|| format!("counting the {lane}"))
-    }
-
-    async fn describe(&self) -> String {
-        match self.backend.inspect(Lane::Message).await {
-            Ok(stats) => format!("{} visible, {} in flight, {} delayed", stats.visible, stats.in_flight, stats.delayed),
-            Err(_) => "no answer from the queue".to_owned(),
-        }
+async fn describe(queue: &Queue) -> String {
+    match queue.stats(Lane::Message).await {
+        Ok(stats) => format!("{} visible, {} in flight, {} delayed", stats.visible, stats.in_flight, stats.delayed),
+        Err(_) => "no answer from the queue".to_owned(),
     }
 }
 
 /// The weather over the endpoint.
 struct Sky {
-    episodes: std::vec::IntoIter<Episode>,
-    next: Option<Episode>,
+    /// What is still to come.
+    episodes: std::iter::Peekable<std::vec::IntoIter<Episode>>,
     now: Weather,
-    /// When messages were delivered twice on purpose.
+    /// When messages were delivered twice on purpose, in microseconds of the queue's clock.
     twice: Windows,
     clock_ahead_ms: i64,
 }
@@ -248,26 +227,36 @@ struct Sky {
 impl Sky {
     fn new(options: &Options) -> Sky {
         let episodes = match options.backend {
-            Kind::Local => Vec::new(),
+            Kind::Model if !options.calm => weather(options.plan.seed, options.span),
+            _ => Vec::new(),
         };
-        let mut episodes = episodes.into_iter();
-        let next = episodes.next();
-        Sky { episodes, next, now: Weather::Calm, twice: Vec::new(), clock_ahead_ms: options.plan.clock_ahead_ms }
-    }
-
-    fn look(&mut self, now: Duration, queue: &Queue) {
-        while let Some(episode) = self.next.filter(|episode| episode.from <= now) {
-            self.change(episode.weather, queue);
-            self.next = self.episodes.next();
+        Sky {
+            episodes: episodes.into_iter().peekable(),
+            now: Weather::Calm,
+            twice: Vec::new(),
+            clock_ahead_ms: options.plan.clock_ahead_ms,
         }
     }
 
-    fn change(&mut self, weather: Weather, _queue: &Queue) {
+    fn look(&mut self, now: Duration, queue: &Queue) {
+        while let Some(episode) = self.episodes.next_if(|episode| episode.from <= now) {
+            self.change(episode.weather, queue);
+        }
+    }
+
+    fn change(&mut self, weather: Weather, queue: &Queue) {
+        let now = micros(SystemTime::now()).saturating_add_signed(self.clock_ahead_ms * 1_000);
+        if let Some(window) = self.twice.last_mut().filter(|_| delivers_twice(self.now)) {
+            window.1 = now;
+        }
+        if delivers_twice(weather) {
+            self.twice.push((now, u64::MAX));
+        }
+        queue.weather(self.now, weather);
         self.now = weather;
     }
 
     fn clear(&mut self, queue: &Queue) {
-        self.next = None;
         self.change(Weather::Calm, queue);
     }
 }
@@ -517,7 +506,7 @@ fn has_poison(plan: &Plan, ledger: &Path) -> bool {
 struct Report<'a> {
     options: &'a Options,
     fleet: &'a Fleet,
-    sky: &'a Sky,
+    counts: Option<Counts>,
     verdict: &'a Verdict,
     stuck: u64,
     signalled: Duration,
@@ -552,5 +541,31 @@ fn report(report: &Report<'_>) {
         seconds(report.drained),
         verdict.intended as f64 / seconds(report.drained)
     );
-    let _ = report.sky;
+    let Some(counts) = &report.counts else { return };
+    let struck = &counts.struck;
+    println!(
+        "faults struck   {} refused, {} reset before, {} reset after, {} slow, {} hung, {} of 500, {} throttled, \
+         {} expired credentials, {} entries, {} duplicated, {} undeleted",
+        struck.refuse,
+        struck.reset_before,
+        struck.reset_after,
+        struck.slow,
+        struck.hang,
+        struck.error_500,
+        struck.throttle,
+        struck.expired_credentials,
+        struck.entry_failure,
+        struck.duplicate,
+        struck.undelete
+    );
+    println!(
+        "requests        {} ({:.2} an event): {} sends, {} receives ({} empty), {} deletes, {} visibility changes",
+        counts.requests(),
+        counts.requests() as f64 / verdict.intended.max(1) as f64,
+        counts.send_message_batch,
+        counts.receive_message,
+        counts.empty_receives,
+        counts.delete_message_batch,
+        counts.change_message_visibility_batch
+    );
 }

@@ -34,13 +34,21 @@ use crate::error::{Error, ErrorKind, Result};
 mod fault;
 mod queue;
 mod rules;
+
+/// The model of SQS itself, for what speaks its protocol in tests. Not part of the public API.
+#[doc(hidden)]
+pub mod model {
+    pub use super::queue::{Acked, Ask, Choice, Exhausted, Handle, Key, Leased, Queue, Received, Unhidden};
+    pub use super::rules::{MAX_ATTRIBUTES, forbidden_character, is_attribute_name};
+}
+
 #[cfg(test)]
 mod tests;
 
 pub use fault::{Action, Fault};
 
 use fault::{Faults, Strike};
-use queue::{Choice, Queue};
+use queue::{Ask, Choice, Handle, Leased, Queue};
 
 /// For how long a receive waits at the quota of messages in flight before it answers none: the
 /// longest poll of SQS.
@@ -82,7 +90,7 @@ struct Shared {
 }
 
 struct State {
-    queues: [Queue; Lane::ALL.len()],
+    queues: [Queue<Outgoing>; Lane::ALL.len()],
     faults: Faults,
     random: fastrand::Rng,
     /// Which receiver goes first.
@@ -136,7 +144,7 @@ impl MemoryBackend {
             // Whatever else it is a model of: a dropped receive takes nothing here.
             limits: Limits { receive_cancels: true, ..limits },
             state: Mutex::new(State {
-                queues: ['m', 'd', 'x'].map(Queue::new),
+                queues: Default::default(),
                 faults: Faults::default(),
                 random: fastrand::Rng::with_seed(0),
                 turns: fastrand::Rng::with_seed(0),
@@ -216,7 +224,7 @@ impl MemoryBackend {
     }
 
     /// Changes a lane at this instant, and wakes its receivers if they have something to see.
-    fn change<T>(&self, lane: Lane, change: impl FnOnce(&mut Queue, SystemTime) -> T) -> T {
+    fn change<T>(&self, lane: Lane, change: impl FnOnce(&mut Queue<Outgoing>, SystemTime) -> T) -> T {
         let now = self.0.clock.now();
         let (output, wake) = {
             let mut state = self.lock();
@@ -239,7 +247,7 @@ impl MemoryBackend {
         lane: Lane,
         strike: &Strike,
         entries: &[E],
-        mut change: impl FnMut(&mut Queue, &E, SystemTime) -> Result<()>,
+        mut change: impl FnMut(&mut Queue<Outgoing>, &E, SystemTime) -> Result<()>,
     ) -> Vec<Result<()>> {
         self.change(lane, |queue, now| {
             let answers = entries.iter().enumerate().map(|(position, entry)| {
@@ -283,10 +291,13 @@ impl MemoryBackend {
             Err(error) => return refuse_all(entries.len(), &error),
         };
         self.change_each(lane, &strike, entries, |queue, entry, now| match entry.how {
-            Settlement::Ack => queue.ack(&entry.receipt),
+            Settlement::Ack => {
+                queue.ack(parse(lane, &entry.receipt)?);
+                Ok(())
+            }
             Settlement::ReleaseAfter(delay) => {
                 rules::lease(limits, delay)?;
-                queue.hide(limits, &entry.receipt, delay, now)
+                Ok(queue.hide(limits, parse(lane, &entry.receipt)?, delay, now)?)
             }
         })
     }
@@ -300,7 +311,9 @@ impl MemoryBackend {
             Ok(strike) => strike,
             Err(error) => return refuse_all(receipts.len(), &error),
         };
-        self.change_each(lane, &strike, receipts, |queue, receipt, now| queue.hide(limits, receipt, lease, now))
+        self.change_each(lane, &strike, receipts, |queue, receipt, now| {
+            Ok(queue.hide(limits, parse(lane, receipt)?, lease, now)?)
+        })
     }
 
     async fn receive_waiting(&self, lane: Lane, max: usize) -> Result<Vec<Delivery>> {
@@ -402,8 +415,11 @@ impl MemoryBackend {
             let queue = &mut queues[lane as usize];
             queue.move_on(limits, now);
             let full = queue.is_full(limits);
-            let mut choice = Choice { random, reorder: *reorder, duplicate: *duplicate };
-            let deliveries = queue.receive(limits, max, lease, now, &mut choice);
+            let (duplicate, undelete) = (*duplicate / 2.0, *duplicate / 2.0);
+            let mut choice = Choice { random, reorder: *reorder, duplicate, undelete };
+            let ask = Ask { max, lease, max_receives: None, now };
+            let leased = queue.receive(limits, ask, &mut choice).leased;
+            let deliveries = leased.into_iter().map(|message| delivery(lane, message, lease)).collect::<Vec<_>>();
             Taken { deliveries, full, next_due: queue.next_due(), now, more: queue.has_visible() }
         };
         if !taken.deliveries.is_empty() && taken.more {
@@ -420,6 +436,39 @@ struct Taken {
     next_due: Option<SystemTime>,
     now: SystemTime,
     more: bool,
+}
+
+/// What the message ids and receipts of a lane begin with.
+fn letter(lane: Lane) -> char {
+    match lane {
+        Lane::Message => 'm',
+        Lane::Delay => 'd',
+        Lane::Dead => 'x',
+    }
+}
+
+fn delivery(lane: Lane, message: Leased<Outgoing>, lease: Duration) -> Delivery {
+    let letter = letter(lane);
+    let Handle { key, receive_count } = message.handle;
+    Delivery {
+        message_id: format!("{letter}{}", message.original),
+        receipt: Receipt(format!("{letter}{key}/{receive_count}")),
+        body: message.content.body.clone(),
+        attributes: message.content.attributes.clone(),
+        receive_count,
+        enqueued_at: message.enqueued_at,
+        lease,
+    }
+}
+
+fn parse(lane: Lane, receipt: &Receipt) -> Result<Handle> {
+    let parts = receipt.0.strip_prefix(letter(lane)).and_then(|text| text.split_once('/'));
+    let handle = parts.and_then(|(key, receive_count)| {
+        Some(Handle { key: key.parse().ok()?, receive_count: receive_count.parse().ok()? })
+    });
+    handle.ok_or_else(|| {
+        Error::new(ErrorKind::Invalid, "the receipt is none of this queue's; pass on that of a delivery from it")
+    })
 }
 
 fn refuse_all(entries: usize, error: &Error) -> Vec<Result<()>> {

@@ -7,7 +7,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// The most message attributes of one message:
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html>
-const MAX_ATTRIBUTES: usize = 10;
+pub const MAX_ATTRIBUTES: usize = 10;
 
 /// The longest name of a message attribute:
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-message-metadata.html>
@@ -90,11 +90,17 @@ pub(super) fn invalid(message: String) -> Error {
     Error::new(ErrorKind::Invalid, message)
 }
 
-fn attribute(name: &str, value: &str) -> Result<()> {
+/// Whether a message attribute may have this name:
+/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-message-metadata.html>
+pub fn is_attribute_name(name: &str) -> bool {
     let reserved = ["aws.", "amazon."].iter().any(|prefix| name.to_ascii_lowercase().starts_with(prefix));
     let dotted = name.starts_with('.') || name.ends_with('.') || name.contains("..");
     let characters = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'));
-    if name.is_empty() || name.len() > MAX_ATTRIBUTE_NAME || reserved || dotted || !characters {
+    !name.is_empty() && name.len() <= MAX_ATTRIBUTE_NAME && !reserved && !dotted && characters
+}
+
+fn attribute(name: &str, value: &str) -> Result<()> {
+    if !is_attribute_name(name) {
         return Err(invalid(format!(
             "the attribute name {name:?} is refused: it takes 1 to {MAX_ATTRIBUTE_NAME} letters, digits, `_`, `-` and \
              single inner `.`, and must not begin with `AWS.` or `Amazon.`"
@@ -107,7 +113,7 @@ fn attribute(name: &str, value: &str) -> Result<()> {
 }
 
 fn text(what: &str, text: &str) -> Result<()> {
-    match text.char_indices().find(|(_, character)| !allowed(*character)) {
+    match forbidden_character(text) {
         Some((at, character)) => Err(invalid(format!(
             "{what} holds {character:?} at byte {at}, and only #x9, #xA, #xD, #x20-#xD7FF, #xE000-#xFFFD and \
              #x10000-#x10FFFF are allowed; escape it"
@@ -116,7 +122,17 @@ fn text(what: &str, text: &str) -> Result<()> {
     }
 }
 
+/// The first character that a message must not hold, and at which byte it stands:
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html>
+pub fn forbidden_character(text: &str) -> Option<(usize, char)> {
+    // Most texts need no decoding: only plain ASCII, and a few bytes beside it.
+    let plain = |byte: &u8| matches!(byte, b' '..=0x7F | b'\t' | b'\n' | b'\r');
+    if text.as_bytes().iter().all(plain) {
+        return None;
+    }
+    text.char_indices().find(|(_, character)| !allowed(*character))
+}
+
 fn allowed(character: char) -> bool {
     matches!(character, '\t' | '\n' | '\r' | ' '..='\u{D7FF}' | '\u{E000}'..='\u{FFFD}' | '\u{10000}'..='\u{10FFFF}')
 }

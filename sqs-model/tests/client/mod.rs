@@ -1,0 +1,71 @@
+//! Clients of an SQS engine.
+
+use std::time::Duration;
+
+use aws_sdk_sqs::Client;
+use aws_smithy_http_client::tls;
+use dawdle::backend::sqs::SqsOptions;
+
+/// The SDK's own client, which tries nothing twice.
+pub fn client(endpoint: &str) -> Client {
+    // The options' credentials come from the environment, as they do in production.
+    let http = aws_smithy_http_client::Builder::new()
+        .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
+        .build_https();
+    let config = aws_sdk_sqs::Config::builder()
+        .behavior_version(aws_config::BehaviorVersion::v2026_01_12())
+        .region(aws_config::Region::new("us-east-1"))
+        .credentials_provider(aws_sdk_sqs::config::Credentials::new("test", "test", None, None, "test"))
+        .retry_config(aws_config::retry::RetryConfig::disabled())
+        .http_client(http)
+        .endpoint_url(endpoint)
+        .build();
+    Client::from_conf(config)
+}
+
+/// Queue names that nobody else has.
+pub fn new_name() -> String {
+    format!("test-{}", uuid::Uuid::now_v7().simple())
+}
+
+/// Options of Dawdle's own backend, with receives that wait only a second.
+pub fn options(endpoint: &str) -> SqsOptions {
+    SqsOptions {
+        queue: Some(new_name()),
+        endpoint_url: Some(endpoint.to_owned()),
+        region: Some("us-east-1".to_owned()),
+        receive_wait: Duration::from_secs(1),
+        receive_margin: Duration::from_secs(10),
+        ..SqsOptions::default()
+    }
+}
+
+/// A client and what is done with it again and again.
+pub struct Raw(pub Client);
+
+impl Raw {
+    pub fn new(endpoint: &str) -> Raw {
+        Raw(client(endpoint))
+    }
+
+    pub async fn create(&self, attributes: &[(&str, &str)]) -> String {
+        let mut request = self.0.create_queue().queue_name(new_name());
+        for (name, value) in attributes {
+            request = request.attributes((*name).into(), *value);
+        }
+        request.send().await.expect("a queue").queue_url.expect("a URL")
+    }
+
+    pub async fn url(&self, name: &str) -> String {
+        self.0.get_queue_url().queue_name(name).send().await.expect("a queue").queue_url.expect("a URL")
+    }
+
+    pub async fn set(&self, url: &str, attribute: &str, value: &str) {
+        self.0.set_queue_attributes().queue_url(url).attributes(attribute.into(), value).send().await.expect("set");
+    }
+
+    pub async fn attribute(&self, url: &str, attribute: &str) -> Option<String> {
+        let request = self.0.get_queue_attributes().queue_url(url).attribute_names("All".into());
+        request.send().await.expect("attributes").attributes?.remove(&attribute.into())
+    }
+}

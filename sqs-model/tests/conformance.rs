@@ -1,0 +1,53 @@
+//! The conformance suite through the SQS backend: all that it asks for, also where other engines
+//! are too lax.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dawdle::backend::sqs::{SqsBackend, create_queues};
+use dawdle::backend::{Backend, BoxFuture, Lane};
+use dawdle::testing::conformance::{Features, Subject};
+use sqs_model::{Endpoint, Options};
+
+#[allow(dead_code, unreachable_pub, reason = "each test target uses its own part")]
+mod client;
+use client::{Raw, options};
+
+/// In seconds. The suite looks twice while something is hidden, until three quarters of that time
+/// have passed, and here looking takes a second.
+const VISIBILITY: &str = "10";
+
+/// Queues of its own for each property.
+struct Sqs(Endpoint);
+
+impl Subject for Sqs {
+    fn open(&self, handles: usize) -> BoxFuture<'_, Vec<Arc<dyn Backend>>> {
+        Box::pin(async move {
+            let options = options(&self.0.url());
+            create_queues(options.clone()).await.expect("queues");
+            let raw = Raw::new(&self.0.url());
+            let name = options.queue.clone().expect("a name");
+            for suffix in ["", "-delay", "-dead"] {
+                raw.set(&raw.url(&format!("{name}{suffix}")).await, "VisibilityTimeout", VISIBILITY).await;
+            }
+            let mut all: Vec<Arc<dyn Backend>> = Vec::new();
+            for _ in 0..handles {
+                let backend = SqsBackend::connect(options.clone()).await.expect("connected");
+                // A check would refuse so short a visibility. A receive reads it, too.
+                assert!(backend.receive(Lane::Message, 1).await.expect("an answer").is_empty());
+                all.push(Arc::new(backend));
+            }
+            all
+        })
+    }
+
+    fn pass(&self, span: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(tokio::time::sleep(span))
+    }
+
+    fn features(&self) -> Features {
+        Features::default()
+    }
+}
+
+dawdle::conformance_tests!(Sqs(Endpoint::start(Options::default()).expect("an endpoint")));
