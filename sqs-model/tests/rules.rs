@@ -90,7 +90,7 @@ rules! {
     a_short_poll_at_the_quota_is_an_error: "at the quota of messages in flight a short poll is refused: OverLimit", guide!("quotas-messages"), NotAsked("120,000 messages"), NotAsked("120,000 messages");
     a_long_poll_at_the_quota_is_empty: "at the quota of messages in flight a long poll answers nothing, and no error", guide!("quotas-messages"), NotAsked("120,000 messages"), NotAsked("120,000 messages");
     a_message_is_kept_for_its_retention: "a message is dropped when the retention period since it was sent is over, in flight or not", guide!("quotas-messages"), Keeps, Keeps;
-    retention_counts_from_the_first_enqueue: "a message in a dead-letter queue keeps the time at which it was first sent", guide!("sqs-dead-letter-queues"), Keeps, Keeps;
+    retention_counts_from_the_first_enqueue: "a message in a dead-letter queue keeps the time at which it was first sent", guide!("setting-up-dead-letter-queue-retention"), Keeps, Keeps;
     some_characters_are_refused: "a body holds #x9, #xA, #xD, #x20-#xD7FF, #xE000-#xFFFD, #x10000-#x10FFFF and no others: InvalidMessageContents", api!("SendMessage"), Keeps, Breaks("takes #x0");
     an_empty_body_is_refused: "a body has at least one character", api!("SendMessage"), Keeps, Breaks("takes an empty body");
     a_message_is_up_to_1_mib: "a message is up to 1,048,576 bytes", guide!("quotas-messages"), Keeps, Keeps;
@@ -526,7 +526,11 @@ async fn some_characters_are_refused(t: Trial) -> Seen {
     let url = t.queue(&[]).await?;
     for body in ["a \u{0}", "a \u{b}", "a \u{1f}", "a \u{fffe}", "a \u{ffff}"] {
         let request = t.client.send_message().queue_url(&url).message_body(body);
-        refused_by(&["InvalidMessageContents"], &format!("#x{:x}", body.chars().last().map_or(0, u32::from)), request.send().await)?;
+        refused_by(
+            &["InvalidMessageContents"],
+            &format!("#x{:x}", body.chars().last().map_or(0, u32::from)),
+            request.send().await,
+        )?;
     }
     let all = "\t\n\r \u{7f}\u{d7ff}\u{e000}\u{fffd}\u{10000}\u{10ffff}";
     t.send(&url, all).await?;
