@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -36,7 +36,7 @@ type Answer = Result<Vec<u8>, Refusal>;
 pub(crate) struct Engine {
     port: u16,
     seed: u64,
-    clock_ahead_ms: i64,
+    clock_ahead_ms: AtomicI64,
     max_in_flight: u64,
     recreate_after: Duration,
     numbers: AtomicU64,
@@ -97,7 +97,7 @@ impl Engine {
         Engine {
             port,
             seed: options.seed,
-            clock_ahead_ms: options.clock_ahead_ms,
+            clock_ahead_ms: AtomicI64::new(options.clock_ahead_ms),
             max_in_flight: options.max_in_flight,
             recreate_after: options.recreate_after,
             numbers: AtomicU64::new(0),
@@ -119,10 +119,21 @@ impl Engine {
 
     /// The time, as the endpoint tells it.
     pub(crate) fn now(&self) -> SystemTime {
-        let ahead = Duration::from_millis(self.clock_ahead_ms.unsigned_abs());
+        let ahead_ms = self.clock_ahead_ms();
+        let ahead = Duration::from_millis(ahead_ms.unsigned_abs());
         let now = SystemTime::now();
-        let shown = if self.clock_ahead_ms < 0 { now.checked_sub(ahead) } else { now.checked_add(ahead) };
+        let shown = if ahead_ms < 0 { now.checked_sub(ahead) } else { now.checked_add(ahead) };
         shown.unwrap_or(now)
+    }
+
+    pub(crate) fn clock_ahead_ms(&self) -> i64 {
+        self.clock_ahead_ms.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_clock_ahead_ms(&self, ahead_ms: i64) {
+        self.clock_ahead_ms.store(ahead_ms, Ordering::Relaxed);
+        // What was hidden may be due now.
+        self.sooner.notify_one();
     }
 
     /// An identifier that no other is equal to.

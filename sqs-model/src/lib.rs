@@ -135,6 +135,17 @@ impl Endpoint {
         self.0.set_latency(latency);
     }
 
+    /// Sets its clock to this many milliseconds ahead of the machine's: what is hidden becomes
+    /// visible, and what is old enough is dropped, by that clock. So a test need not wait.
+    pub fn set_clock_ahead_ms(&self, ahead_ms: i64) {
+        self.0.engine().set_clock_ahead_ms(ahead_ms);
+    }
+
+    /// By how many milliseconds its clock is ahead of the machine's.
+    pub fn clock_ahead_ms(&self) -> i64 {
+        self.0.engine().clock_ahead_ms()
+    }
+
     /// Refuses connections, and resets those that are open: requests under way are not answered,
     /// and may or may not have taken effect. Nothing is forgotten. Does nothing where it is down.
     ///

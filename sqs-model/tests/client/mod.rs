@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use aws_sdk_sqs::Client;
+use aws_sdk_sqs::types::{Message, MessageSystemAttributeName};
 use aws_smithy_http_client::tls;
 use dawdle::backend::sqs::SqsOptions;
 
@@ -68,4 +69,29 @@ impl Raw {
         let request = self.0.get_queue_attributes().queue_url(url).attribute_names("All".into());
         request.send().await.expect("attributes").attributes?.remove(&attribute.into())
     }
+
+    pub async fn send(&self, url: &str, body: &str) {
+        self.0.send_message().queue_url(url).message_body(body).send().await.expect("sent");
+    }
+
+    /// Up to 10 messages that are there, or come within a second.
+    pub async fn receive(&self, url: &str) -> Vec<Message> {
+        self.receive_within(url, 1).await
+    }
+
+    /// Up to 10 messages that are there, or come within these seconds.
+    pub async fn receive_within(&self, url: &str, wait: i32) -> Vec<Message> {
+        let request = self.0.receive_message().queue_url(url).max_number_of_messages(10).wait_time_seconds(wait);
+        let request = request.message_system_attribute_names(MessageSystemAttributeName::All);
+        request.send().await.expect("an answer").messages.unwrap_or_default()
+    }
+
+    pub async fn delete(&self, url: &str, message: &Message) {
+        let handle = message.receipt_handle().expect("a receipt handle");
+        self.0.delete_message().queue_url(url).receipt_handle(handle).send().await.expect("deleted");
+    }
+}
+
+pub fn bodies(messages: &[Message]) -> Vec<String> {
+    messages.iter().map(|message| message.body().expect("a body").to_owned()).collect()
 }
