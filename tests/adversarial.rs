@@ -20,7 +20,8 @@ use tokio::sync::{Mutex, MutexGuard};
 static MEMORY: PeakAlloc = PeakAlloc;
 
 const MIB: usize = 1024 * 1024;
-const HOUR: Duration = Duration::from_secs(3_600);
+/// After so long an event that nobody can handle is a dead letter here.
+const UNKNOWN_AFTER: Duration = Duration::from_secs(30);
 
 /// The tests of this file go one by one: they measure the memory of the process.
 static ALONE: Mutex<()> = Mutex::const_new(());
@@ -70,7 +71,7 @@ async fn harness() -> Harness {
     let mut limits = Limits::sqs();
     limits.max_message_bytes = 64 * MIB;
     limits.max_batch_bytes = 256 * MIB;
-    let config = Config { unknown_after: Some(HOUR), ..Config::default() };
+    let config = Config { unknown_after: Some(UNKNOWN_AFTER), ..Config::default() };
     let builder = Harness::builder().discover(false).handlers(handlers![read, next]);
     builder.limits(limits).config(config).start().await.unwrap()
 }
@@ -97,7 +98,7 @@ enum End {
     Handled,
     /// A dead letter at once, kept to the letter.
     Undecodable(&'static str),
-    /// A dead letter after an hour.
+    /// A dead letter after a time.
     Unhandled(&'static str),
     Expired,
 }
@@ -124,7 +125,7 @@ async fn ends(what: &str, body: &str, end: &End) {
         }
         Unhandled(says) => {
             assert_eq!(test.dead_letters().await.len(), 0, "{what}");
-            test.advance(HOUR + HOUR / 2).await;
+            test.advance(2 * UNKNOWN_AFTER).await;
             let letter = one_letter(&test, what).await;
             assert_eq!(letter.reason, reason::UNHANDLED, "{what}");
             let error = letter.error.as_ref().unwrap();
@@ -137,7 +138,7 @@ async fn ends(what: &str, body: &str, end: &End) {
     // Replayed, it harms nobody either, and is not lost.
     assert_eq!(test.dawdle().dead_letters().replay_where(Filter::default()).await.unwrap(), 1, "{what}");
     test.signal(NextMessage).await.unwrap();
-    test.advance(HOUR + HOUR / 2).await;
+    test.advance(2 * UNKNOWN_AFTER).await;
     assert_eq!(test.runs("next"), 2, "{what}");
     match end {
         // A replay ignores expiry.
