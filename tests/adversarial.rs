@@ -218,7 +218,7 @@ async fn text_that_is_no_text_is_kept_as_it_came() {
         ("base64 of what is no UTF-8", broken, Undecodable("not UTF-8")),
         ("base64 of a bare NUL", BASE64.encode(note("", "\"\0\"")), Undecodable("not a JSON")),
         ("an escaped NUL", note(r#","tenant":"\u0000""#, r#"{"text":"\u0000"}"#), Handled),
-        ("a lone surrogate in the data", note("", r#"{"text":"\ud800"}"#), Unhandled("surrogate")),
+        ("a lone surrogate in the data", note("", r#"{"text":"\ud800"}"#), Unhandled("hex escape")),
         ("a lone surrogate in an attribute", with(r#","tenant":"\ud800""#), Undecodable("not a JSON")),
         ("a lone surrogate in a name", with(r#","\ud800":1"#), Undecodable("not a JSON")),
         ("a name that is there twice", with(r#","id":"2""#), Undecodable("two attributes of one name")),
