@@ -161,7 +161,8 @@ async fn all_end(cases: Vec<(&str, String, End)>) {
     for (what, body, end) in &cases {
         ends(what, body, end).await;
     }
-    memory.assert_below(64 * MIB);
+    // The largest are of 1 MB, and passed on some twenty times.
+    memory.assert_below(256 * MIB);
 }
 
 #[tokio::test]
