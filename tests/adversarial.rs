@@ -333,6 +333,27 @@ async fn the_rest_of_a_bad_pack_is_handled() {
     memory.assert_below(64 * MIB);
 }
 
+#[tokio::test]
+async fn a_replay_of_many_bodies_that_are_no_events_ends_although_they_die_again_at_once() {
+    let memory = Measured::begin().await;
+    let test = harness().await;
+    for number in 0..25 {
+        test.backend().send(Lane::Message, &[Outgoing::new(format!("no event {number}"))]).await.remove(0).unwrap();
+    }
+    test.drain().await;
+    let letters = test.dawdle().dead_letters();
+    let replay = tokio::spawn(async move { letters.replay_where(Filter::default()).await });
+    for _ in 0..1_000 {
+        test.drain().await;
+        tokio::task::yield_now().await;
+    }
+    assert!(replay.is_finished(), "replayed for ever");
+    assert_eq!(replay.await.unwrap().unwrap(), 25);
+    test.drain().await;
+    assert_eq!(test.dead_letters().await.len(), 25);
+    memory.assert_below(64 * MIB);
+}
+
 #[cfg(feature = "local")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_listener_on_a_file_outlives_them_all() {
