@@ -370,14 +370,18 @@ impl fmt::Debug for DeadLetterStream {
 /// where it is, or a handler that gives up at once would keep a replay going for ever.
 struct Once {
     begun: SystemTime,
-    /// Hashes of what was shown, by event and handler.
+    /// Hashes of what was shown: by event and handler, and by the body of what is no event, which has
+    /// another id each time it dies.
     seen: HashSet<u64>,
 }
 
 impl Once {
     fn takes(&mut self, letter: &DeadLetter) -> bool {
         let mut hasher = DefaultHasher::new();
-        (letter.id, &letter.handler).hash(&mut hasher);
+        match &letter.raw {
+            Some((body, _)) => body.hash(&mut hasher),
+            None => (letter.id, &letter.handler).hash(&mut hasher),
+        }
         self.seen.insert(hasher.finish()) || letter.died_at < self.begun
     }
 }

@@ -18,7 +18,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tracing_subscriber::fmt::MakeWriter;
 
 const MARKER: &str = "m4rk3r";
-const HOUR: Duration = Duration::from_secs(3_600);
+/// After so long an event that nobody can handle is a dead letter here.
+const UNKNOWN_AFTER: Duration = Duration::from_secs(30);
 
 /// Everything that is logged at `info` and above.
 #[derive(Clone, Default)]
@@ -171,7 +172,7 @@ async fn no_payload_is_logged_or_in_an_error() {
     tracing::subscriber::set_global_default(subscriber.with_writer(log.clone()).finish()).unwrap();
     let mut limits = Limits::sqs();
     limits.max_message_bytes = 100_000;
-    let config = Config { unknown_after: Some(HOUR), ..Config::default() };
+    let config = Config { unknown_after: Some(UNKNOWN_AFTER), ..Config::default() };
     let builder = Harness::builder().discover(false).handlers(handlers![work]);
     let test = builder.limits(limits).config(config).start().await.unwrap();
 
@@ -183,7 +184,7 @@ async fn no_payload_is_logged_or_in_an_error() {
     for action in [Action::Send, Action::Receive, Action::Settle, Action::Extend, Action::Browse] {
         test.backend().fail(Fault::unavailable(action).times(3));
     }
-    test.advance(2 * HOUR).await;
+    test.advance(Duration::from_secs(600)).await;
     let own = log.text();
     for said in ["the downstream is down", "panicked: at the disco", "timed out", "no use", "not wanted"] {
         assert!(own.contains(said), "a handler's own error is logged: {said}");
@@ -193,7 +194,7 @@ async fn no_payload_is_logged_or_in_an_error() {
     for body in undecodable().into_iter().chain(passed_on()) {
         test.backend().send(Lane::Message, &[Outgoing::new(body)]).await.remove(0).unwrap();
     }
-    test.advance(2 * HOUR).await;
+    test.advance(2 * UNKNOWN_AFTER).await;
     let letters = test.dead_letters().await;
     assert!(letters.len() > undecodable().len() + passed_on().len(), "{}", letters.len());
     for letter in &letters {
@@ -202,7 +203,7 @@ async fn no_payload_is_logged_or_in_an_error() {
         is_silent("a raw message", &format!("{:?}", letter.raw()));
     }
     assert_eq!(test.dawdle().dead_letters().replay_where(Filter::default()).await.unwrap(), letters.len());
-    test.advance(2 * HOUR).await;
+    test.advance(2 * UNKNOWN_AFTER).await;
 
     // What a call answers.
     let unspeakable = || Order { colour: Colour("unspeakable".into()), ..order("") };
@@ -211,7 +212,7 @@ async fn no_payload_is_logged_or_in_an_error() {
         test.signal(unspeakable()).await.unwrap_err(),
         Envelope::new(unspeakable()).unwrap_err(),
         test.signal(order("late")).delay(Duration::MAX).await.unwrap_err(),
-        test.signal(order("direct")).direct().delay(HOUR).await.unwrap_err(),
+        test.signal(order("direct")).direct().delay(UNKNOWN_AFTER).await.unwrap_err(),
         test.signal(order("")).key(MARKER.repeat(1_000)).await.unwrap_err(),
         test.signal(order("")).attribute("id", MARKER).await.unwrap_err(),
         MARKER.repeat(20).parse::<EventId>().unwrap_err(),

@@ -23,7 +23,7 @@ struct Note {
 /// Outlasts a third of the lease, so that it is extended.
 #[crate::handler(attempts = 1, crate = "crate")]
 async fn read_note(event: &Note) -> Outcome {
-    tokio::time::sleep(Duration::from_millis(900)).await;
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
     if event.fails { Err("no")? } else { Ok(()) }
 }
 
