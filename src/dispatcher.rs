@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::backend::Delivery;
-use crate::clock::{Clock, Latch, Task, TaskError, later};
+use crate::clock::{Clock, Latch, TaskError, later};
 use crate::delay::{self, HOLD};
 use crate::envelope::{Data, Death, Envelope};
 use crate::event::{self, Event, EventId};
@@ -517,25 +517,31 @@ impl Dispatcher {
             instance: Arc::clone(&instance),
         };
         let (dispatcher, running) = (self.clone(), Arc::clone(event));
-        let task = shared.clock.spawn_user(INSTANCE.scope(instance, async move {
+        let mut task = shared.clock.spawn_user(INSTANCE.scope(instance, async move {
             // Given back when the run ends or is dropped, whichever way.
             let _permits = permits;
             Next::new(&dispatcher.0.middleware, &*handler).run(&cx, &*running).await
         }));
-        let mut task = Attended(task);
+        let _attended = task.attended();
         let limit = shared.clock.sleep(entry.timeout);
         tokio::pin!(limit);
         let mut told = false;
         let outcome = loop {
             tokio::select! {
                 biased;
-                ended = &mut task.0 => break match ended {
+                ended = &mut task => break match ended {
                     Ok(outcome) => outcome,
                     Err(TaskError::Panicked(text)) => Err(Failure::retry(format!("panicked: {text}"))),
                     Err(TaskError::Aborted) => return None,
                 },
-                () = &mut limit => break Err(Failure::retry(format!("timed out after {:?}", entry.timeout))),
-                () = stops.abort.raised() => return None,
+                () = &mut limit => {
+                    task.abort();
+                    break Err(Failure::retry(format!("timed out after {:?}", entry.timeout)));
+                }
+                () = stops.abort.raised() => {
+                    task.abort();
+                    return None;
+                }
                 () = either(&stops.cancel, lost), if !told => {
                     told = true;
                     cancelled.raise();
@@ -569,16 +575,6 @@ impl Dispatcher {
         };
         let of_node = Arc::clone(&self.0.permits).acquire_owned().await.ok()?;
         Some((own, of_node))
-    }
-}
-
-/// A run that is dropped when nobody waits for its end any more: nobody would stop it then, and
-/// one that hangs would keep its permits.
-struct Attended(Task<Outcome>);
-
-impl Drop for Attended {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 
