@@ -19,6 +19,7 @@ struct Watched(Records<HashMap<String, Asked>>);
 #[derive(Default)]
 struct Asked {
     extending: usize,
+    extended: usize,
     settled: bool,
     wrong: Option<&'static str>,
 }
@@ -85,6 +86,7 @@ impl Backend for Watched {
             for receipt in receipts {
                 self.of(receipt, |asked| {
                     asked.extending += 1;
+                    asked.extended += 1;
                     if asked.settled {
                         asked.wrong = Some("extended after it was settled");
                     }
@@ -179,6 +181,22 @@ impl Leases {
     pub(crate) fn assert_empty(&self) {
         assert!(self.0.lock().is_empty());
     }
+}
+
+#[test]
+fn a_keeper_at_rest_begins_with_what_comes() {
+    explore(150, || async {
+        let bench = Bench::new();
+        let (_keeper, _stop) = bench.keeper();
+        turns(2).await;
+        bench.leases.insert(Lane::Message, &delivery("message", "message"));
+        // Without end if it is not extended.
+        let mut extended = 0;
+        while extended == 0 {
+            shuttle::future::yield_now().await;
+            bench.backend.of(&Receipt("message".to_owned()), |asked| extended = asked.extended);
+        }
+    });
 }
 
 #[test]
