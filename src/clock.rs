@@ -247,21 +247,43 @@ pub(crate) struct Task<T> {
     abort: Abort,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Abort {
     Tokio(tokio::task::AbortHandle),
     #[cfg(test)]
     Explored(shuttle::future::AbortHandle),
 }
 
-impl<T> Task<T> {
-    /// Stops the task at its next await.
-    pub(crate) fn abort(&self) {
-        match &self.abort {
+impl Abort {
+    fn abort(&self) {
+        match self {
             Abort::Tokio(handle) => handle.abort(),
             #[cfg(test)]
             Abort::Explored(handle) => handle.abort(),
         }
+    }
+}
+
+/// Aborts its task when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Attended(Abort);
+
+impl Drop for Attended {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl<T> Task<T> {
+    /// Stops the task at its next await.
+    pub(crate) fn abort(&self) {
+        self.abort.abort();
+    }
+
+    /// Stops the task when what this yields is dropped: for one that nobody else would stop, were
+    /// it to hang.
+    pub(crate) fn attended(&self) -> Attended {
+        Attended(self.abort.clone())
     }
 }
 

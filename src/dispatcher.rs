@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::backend::Delivery;
-use crate::clock::{Clock, Latch, Task, TaskError, later};
+use crate::clock::{Clock, Latch, TaskError, later};
 use crate::delay::{self, HOLD};
 use crate::envelope::{Data, Death, Envelope};
 use crate::error::Error;
@@ -601,19 +601,21 @@ impl Dispatcher {
             }
             Some(Next::new(&dispatcher.0.middleware, &*handler).run(&cx, &*running).await)
         });
-        let mut task = Attended(shared.clock.spawn_user(self.runtime().as_ref(), run));
+        let mut task = shared.clock.spawn_user(self.runtime().as_ref(), run);
+        let _attended = task.attended();
         let limit = shared.clock.sleep(entry.timeout);
         tokio::pin!(limit);
         let mut told = false;
         let outcome = loop {
             tokio::select! {
                 biased;
-                ended = &mut task.0 => break match ended {
+                ended = &mut task => break match ended {
                     Ok(outcome) => outcome?,
                     Err(TaskError::Panicked(text)) => Err(Failure::retry(format!("panicked: {text}"))),
                     Err(TaskError::Aborted) => return None,
                 },
                 () = &mut limit => {
+                    task.abort();
                     if start.compare_exchange(WAITING, WITHDRAWN, Ordering::AcqRel, Ordering::Acquire).is_ok() {
                         // Its attempt was not spent; another node may have a thread for it.
                         tracing::error!(
@@ -626,7 +628,10 @@ impl Dispatcher {
                     }
                     break Err(Failure::retry(format!("timed out after {:?}", entry.timeout)));
                 }
-                () = stops.abort.raised() => return None,
+                () = stops.abort.raised() => {
+                    task.abort();
+                    return None;
+                }
                 () = either(&stops.cancel, lost), if !told => {
                     told = true;
                     cancelled.raise();
@@ -676,15 +681,6 @@ impl Dispatcher {
     }
 }
 
-/// A run that is dropped when nobody waits for its end any more: nobody would stop it then, and
-/// one that hangs would keep its permits.
-struct Attended(Task<Option<Outcome>>);
-
-impl Drop for Attended {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
 /// A handler's own permit, if it has a limit of its own, and the node's.
 type Permits = (Option<OwnedSemaphorePermit>, OwnedSemaphorePermit);
 

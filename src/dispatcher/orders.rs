@@ -144,7 +144,7 @@ impl Log {
 
 #[test]
 fn permits_come_back_however_a_run_ends() {
-    explore(300, || async {
+    explore(150, || async {
         let clock = Clock::from_explored(ExploredClock::new(true));
         let (dispatcher, log) = dispatcher(clock.clone());
         let (stops, room) = (Stops::default(), Arc::new(Room::new(AT_ONCE, 2, 1)));

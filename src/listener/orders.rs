@@ -11,7 +11,7 @@ const MESSAGES: usize = 4;
 
 #[test]
 fn whatever_happens_everything_is_handled_a_drain_ends_and_all_comes_back() {
-    explore(40, || async {
+    explore(30, || async {
         let clock = Clock::from_explored(ExploredClock::new(true));
         let backend = MemoryBackend::with_limits(clock.clone(), Limits { max_batch_entries: 2, ..Limits::unlimited() });
         let (dispatcher, log) = dispatcher(clock.clone());
