@@ -173,15 +173,15 @@ impl Clock {
         Task { receiver, abort: Abort::Tokio(handle.abort_handle()) }
     }
 
-    /// Runs a user's code as a task of the user's runtime, or of the current one: it may wait for
-    /// anything, a real database included, and a virtual clock lets it.
+    /// Runs a user's code as a task, of the user's runtime or on Dawdle's own threads: it may wait
+    /// for anything, a real database included, and a virtual clock lets it.
     pub(crate) fn spawn_user<F>(&self, runtime: Option<&Handle>, future: F) -> Task<F::Output>
     where
         F: Future<Output: Send> + Send + 'static,
     {
         let (work, receiver) = answering(future);
         let handle = match &self.source {
-            Source::System => spawn_on(runtime, work),
+            Source::System => spawn_on(runtime.or_else(|| threads::handle()), work),
             Source::Virtual(clock) => spawn_on(runtime, clock.track(work, true)),
             #[cfg(test)]
             Source::Explored(clock) => return Task { receiver, abort: Abort::Explored(clock.spawn(work)) },

@@ -226,7 +226,7 @@ impl Held {
             remember_for: dedupe.remember_for,
         };
         // In a task of its own: a handler that blocks its thread must not lose its claim.
-        let renewal = cx.clock.spawn_user(teller.clone().keep_renewing(cx.cancelled.clone()));
+        let renewal = cx.clock.spawn_user(None, teller.clone().keep_renewing(cx.cancelled.clone()));
         Held { last: Some((Last::Abandon, teller)), renewal }
     }
 
@@ -257,7 +257,7 @@ impl Drop for Held {
         // Without a runtime nobody is left to tell the store: the lease ends by itself.
         if tokio::runtime::Handle::try_current().is_ok() {
             let clock = teller.clock.clone();
-            clock.spawn_user(async move {
+            clock.spawn_user(None, async move {
                 match last {
                     Last::Abandon => teller.abandon().await,
                     Last::Finish => teller.finish().await,
