@@ -4,7 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, mpsc as std_mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
@@ -38,6 +38,8 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 pub(crate) struct Server {
     shared: Arc<Shared>,
     port: u16,
+    /// Whether it listens; held by whoever changes that.
+    up: Mutex<bool>,
     door: mpsc::UnboundedSender<Door>,
     /// `None` only while it is dropped.
     runtime: Option<Runtime>,
@@ -87,7 +89,7 @@ impl Server {
         runtime.spawn(accept(shared.clone(), listener, asked));
         let watching = shared.engine.clone();
         runtime.spawn(async move { watching.watch_hidden().await });
-        let server = Server { shared, port, door, runtime: Some(runtime) };
+        let server = Server { shared, port, up: Mutex::new(true), door, runtime: Some(runtime) };
         server.set_latency(options.latency);
         Ok(server)
     }
@@ -106,22 +108,29 @@ impl Server {
     }
 
     pub(crate) fn go_down(&self) {
-        let (done, wait) = std_mpsc::channel();
-        if self.door.send(Door::Close(done)).is_ok() {
-            let _ = wait.recv();
+        let mut up = self.up.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::replace(&mut *up, false) {
+            self.ask(Door::Close);
         }
     }
 
     pub(crate) fn come_back(&self) {
-        // Where it is up, the port is taken by itself.
-        let (done, wait) = std_mpsc::channel();
+        let mut up = self.up.lock().unwrap_or_else(PoisonError::into_inner);
+        if *up {
+            return;
+        }
         match listen(self.port) {
-            Ok(listener) => {
-                if self.door.send(Door::Open(listener, done)).is_ok() {
-                    let _ = wait.recv();
-                }
-            }
+            Ok(listener) => self.ask(|done| Door::Open(listener, done)),
             Err(error) => panic!("the port {} cannot be listened on again: {error}", self.port),
+        }
+        *up = true;
+    }
+
+    /// Asks for the listening socket to be opened or closed, and waits until it is.
+    fn ask(&self, what: impl FnOnce(std_mpsc::Sender<()>) -> Door) {
+        let (done, wait) = std_mpsc::channel();
+        if self.door.send(what(done)).is_ok() {
+            let _ = wait.recv();
         }
     }
 }

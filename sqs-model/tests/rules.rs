@@ -118,7 +118,7 @@ rules! {
     the_md5_of_attributes_is_of_all: "the MD5 of message attributes is that of names, types and values, sorted by name", guide!("sqs-message-metadata"), Keeps, Keeps;
     a_standard_queue_takes_groups: "a message on a standard queue may have a MessageGroupId, which is given back", guide!("sqs-fair-queues"), Keeps, Keeps;
     receives_are_counted: "each receive raises ApproximateReceiveCount, has a handle of its own, and leaves the times of sending and first receive as they are", api!("ReceiveMessage"), Keeps, Keeps;
-    queue_attributes_have_ranges: "queue attributes out of their range are refused", api!("SetQueueAttributes"), Breaks("takes DelaySeconds 901"), Breaks("takes DelaySeconds -1");
+    queue_attributes_have_ranges: "queue attributes out of their range are refused", api!("SetQueueAttributes"), Breaks("takes DelaySeconds 901"), Breaks("takes DelaySeconds 901");
     an_unknown_attribute_is_refused: "a queue attribute that does not exist is refused: InvalidAttributeName", api!("GetQueueAttributes"), Keeps, Keeps;
     a_queue_is_created_once: "creating a queue again answers its URL, and is refused with other attributes: QueueNameExists", api!("CreateQueue"), Keeps, Keeps;
     queue_names_are_plain: "a queue's name is 1 to 80 letters, digits, hyphens and underscores", api!("CreateQueue"), Keeps, Keeps;
