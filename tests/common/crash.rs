@@ -217,10 +217,16 @@ async fn stay(event: &Stubborn, cx: &Context, world: State<World>) -> Outcome {
 struct Watched {
     queue: Arc<dyn Backend>,
     book: Book,
-    /// What was received: the message and the events in it, by receipt.
-    received: Arc<Mutex<HashMap<String, (String, Vec<u64>)>>>,
+    /// What was received, by receipt.
+    received: Arc<Mutex<HashMap<String, Taken>>>,
     /// The messages whose first ack was refused.
     refused: Arc<Mutex<BTreeSet<String>>>,
+}
+
+/// A message that was received, and the events in it.
+struct Taken {
+    message: String,
+    numbers: Vec<u64>,
 }
 
 impl Watched {
@@ -240,15 +246,15 @@ impl Watched {
                 [number, _] if *number == UNPACKED[0] => 1,
                 _ => 0,
             };
-            let of = (delivery.message_id.clone(), numbers);
-            self.received.lock().unwrap().insert(delivery.receipt.0.clone(), of);
+            let taken = Taken { message: delivery.message_id.clone(), numbers };
+            self.received.lock().unwrap().insert(delivery.receipt.0.clone(), taken);
         }
     }
 
     /// Whether this ack is to be refused.
     fn refuses(&self, entry: &Settle) -> bool {
         let received = self.received.lock().unwrap();
-        let Some((message, numbers)) = received.get(&entry.receipt.0) else { return false };
+        let Some(Taken { message, numbers }) = received.get(&entry.receipt.0) else { return false };
         entry.how == Settlement::Ack
             && matches!(numbers.as_slice(), [NOT_DELETED | FORWARDED])
             && self.refused.lock().unwrap().insert(message.clone())
@@ -266,7 +272,7 @@ impl Watched {
                 return Err(Error::new(ErrorKind::Refused, "this ack is refused, for a test"));
             }
             let answer = answers.next().expect("an answer for each entry");
-            if let (Ok(()), Some((message, numbers))) = (&answer, received.get(&entry.receipt.0)) {
+            if let (Ok(()), Some(Taken { message, numbers })) = (&answer, received.get(&entry.receipt.0)) {
                 for number in numbers {
                     self.book.enter("left", *number, message);
                 }
