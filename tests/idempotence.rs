@@ -133,7 +133,7 @@ async fn one_that_looks_before_it_adds_is_caught_between_the_two() {
 
 #[tokio::test]
 async fn one_that_sets_passes() {
-    proven(proof(handlers![sets], 0..100)).await.unwrap();
+    proven(proof(handlers![sets], 0..50)).await.unwrap();
 }
 
 #[tokio::test]
@@ -151,7 +151,7 @@ async fn one_that_always_fails_does_the_same_each_time() {
 async fn dedupe_lets_one_pass_whose_effect_ends_its_run() {
     assert!(proven(proof(handlers![adds_at_its_end], 0..20)).await.is_err());
     let given = || Harness::builder().state(Ledger::default()).middleware(Dedupe::new(MemoryStore::new()));
-    proven(proof(handlers![adds_at_its_end], 0..100).given(given)).await.unwrap();
+    proven(proof(handlers![adds_at_its_end], 0..50).given(given)).await.unwrap();
 }
 
 #[tokio::test]

@@ -68,8 +68,10 @@ pub struct Proof {
     handlers: Vec<Registration>,
     seeds: Vec<u64>,
     given: Box<dyn Fn() -> HarnessBuilder>,
-    signals: Vec<Box<dyn Fn(&Harness) -> Signal>>,
+    signals: Vec<MakeSignal>,
 }
+
+type MakeSignal = Box<dyn Fn(&Harness) -> Signal>;
 
 impl Proof {
     /// A fresh harness for each schedule: states, middleware, handlers that must be constructed.
@@ -341,9 +343,7 @@ impl Middleware for Saboteur {
             return self.dead();
         };
         // One that never waited so often is over.
-        if outcome.is_err() {
-            return outcome;
-        }
+        outcome?;
         self.note(cx, "succeeded, was not acked, and ran again");
         self.dead()
     }
