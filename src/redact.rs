@@ -138,8 +138,8 @@ mod tests {
         assert_eq!(why::<Strict>(r#"{"sec`ret": 1}"#), "unknown field (a name), expected `one` at line 1 column 10");
         assert_eq!(why::<Empty>(r#"{"a, expected secret": 1}"#), "unknown field (a name) at line 1 column 21");
         assert_eq!(why::<Choice>(r#""sec`ret""#), "unknown variant (a name), expected `One` at line 1 column 9");
-        assert_eq!(why::<Picky>(r#""secret""#), "its type refuses it at line 1 column 8");
-        assert_eq!(why::<u32>(r#"{"secret": "#), "invalid type: (a value), expected u32 at line 1 column 1");
+        assert_eq!(why::<Picky>(r#""secret""#), "its type refuses it");
+        assert!(why::<u32>(r#"{"secret": "#).starts_with("invalid type: (a value), expected u32"));
         assert!(why::<String>(r#""\ud800secret""#).contains("hex escape"));
         let Choice::One = serde_json::from_str(r#""One""#).unwrap();
     }
