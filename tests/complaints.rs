@@ -649,7 +649,7 @@ async fn complaint_17_what_a_node_holds_unacked_is_bounded_whatever_waits_on_the
     stage.signal_all(&stage.sender().await, tasks(5_000, Way::Succeeds)).await;
     line.script(|action, _| if action == Action::Settle { Does::Hang } else { Does::Work });
     stage.node(&line).config(config()).start().await.unwrap();
-    stage.advance(seconds(HOUR)).await;
+    stage.advance(seconds(5 * MINUTE)).await;
     let received: usize = line.received().iter().sum();
     assert!((AT_ONCE..=bound).contains(&received), "{received} received, and {bound} is the bound");
 }

@@ -313,19 +313,22 @@ fn complaint_06_a_batch_over_the_total_size_goes_in_several_requests() -> Result
     alone(async |_| {
         let sqs = Sqs::new().await?;
         let sender = sqs.sender().await?;
-        let events = (0..30).map(|number| Numbered { number, text: "x".repeat(300 * 1024) });
+        let events = (0..12).map(|number| Numbered { number, text: "x".repeat(300 * 1024) });
         for answer in sender.signal_all(events).await {
             answer?;
         }
         let requests = sqs.endpoint.counts().send_message_batch;
-        ensure!(requests >= 10, "{requests} requests of up to 1 MiB for 9 MiB");
+        // One that is refused is made again entry by entry, which is seen here.
+        ensure!((4..=8).contains(&requests), "{requests} requests of up to 1 MiB for 3.5 MiB");
         // Those that are as large as an event may be, too.
-        let events = (30..33).map(|number| Numbered { number, text: "x".repeat(1024 * 1024 - 17 * 1024) });
+        let events = (12..14).map(|number| Numbered { number, text: "x".repeat(1024 * 1024 - 17 * 1024) });
         for answer in sender.signal_all(events).await {
             answer?;
         }
-        sqs.node(&sqs.backend().await?, Config::default()).await?;
-        sqs.handled.come_to(33).await?;
+        // Whole megabytes are received, and this machine may be busy.
+        let options = SqsOptions { receive_margin: seconds(20), ..sqs.queues.options() };
+        sqs.node(&SqsBackend::connect(options).await?, Config::default()).await?;
+        sqs.handled.come_to(14).await?;
         sqs.is_empty().await
     })
 }
@@ -359,9 +362,11 @@ fn complaint_07_a_message_that_comes_again_within_an_ack_window_spoils_no_batch(
         }
         receipts.extend(receipts.clone());
         let settle = |how| receipts.iter().map(|receipt| Settle { receipt: receipt.clone(), how }).collect::<Vec<_>>();
+        let before = backend.requests().delete;
         for answer in backend.settle(Lane::Dead, &settle(Settlement::Ack)).await {
             answer?;
         }
+        ensure!(backend.requests().delete == before + 1, "the batch was refused, and made again entry by entry");
         sqs.is_empty().await
     })
 }
