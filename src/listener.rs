@@ -465,9 +465,7 @@ impl Listener {
         }
         let now = engine.clock.now();
         let age = delay::until(delivery.enqueued_at, now);
-        if delivery.receive_count
-            > delay::most_receives(age, engine.settings.max_receives, &engine.backend.limits())
-        {
+        if delivery.receive_count > delay::most_receives(age, engine.settings.max_receives, &engine.backend.limits()) {
             // The message queue has turns for such, and sends back what is innocent.
             tracing::warn!("message {} is forwarded unread: it was received too often here", delivery.message_id);
             self.hop_to(Lane::Message, (None, None), delivery).await;

@@ -65,7 +65,14 @@ impl Room {
     }
 
     fn as_place(&self, place: OwnedSemaphorePermit) -> Place {
-        Place { held: Mutex::new(place), aside: Arc::clone(&self.aside), ending: Arc::clone(&self.ending), before: None, leased_until: None, begun: Latch::default() }
+        Place {
+            held: Mutex::new(place),
+            aside: Arc::clone(&self.aside),
+            ending: Arc::clone(&self.ending),
+            before: None,
+            leased_until: None,
+            begun: Latch::default(),
+        }
     }
 
     /// Notes that a message has come to its end.

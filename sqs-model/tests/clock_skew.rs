@@ -118,7 +118,10 @@ async fn skewed(clock_ahead_ms: i64) {
     let tries = seen.times("failing", 2).await;
     let after = tries[1].0 - tries[0].0;
     // The jitter takes off up to a fifth.
-    assert!(after + LISTENERS >= Duration::from_millis(1_600) && after < LATE, "{clock_ahead_ms}: again after {after:?}");
+    assert!(
+        after + LISTENERS >= Duration::from_millis(1_600) && after < LATE,
+        "{clock_ahead_ms}: again after {after:?}"
+    );
     let letter = loop {
         match listener.dead_letters().scan(Filter::default()).next().await {
             Some(letter) => break letter.unwrap(),

@@ -119,7 +119,14 @@ impl SqsBackend {
             (None, None, None) => String::new(),
         };
         let lanes = Default::default();
-        Ok(SqsBackend(Arc::new(Inner { options, clients, ledger: Arc::default(), place, lanes, asking: Default::default() })))
+        Ok(SqsBackend(Arc::new(Inner {
+            options,
+            clients,
+            ledger: Arc::default(),
+            place,
+            lanes,
+            asking: Default::default(),
+        })))
     }
 
     /// How many requests this backend and its clones have made so far.
