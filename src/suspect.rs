@@ -6,8 +6,8 @@
 //! - Suspects take turns on a node, those with fewer receives first, and else by chance; the first
 //!   turn waits a moment for the others to arrive. Meanwhile nothing else is begun there.
 //! - An innocent ends its turn, is acked, and gone: half of them at each crash, and everyone who
-//!   joined them later. A turn is over five seconds after its work was begun, too: who has killed
-//!   nobody in that time lets others begin.
+//!   joined them later. A turn is over five seconds after its work was begun, too, and after twice
+//!   as long at each further receive: who has killed nobody in that time lets others begin.
 //! - At its last receive a turn lasts until its work ends; and whoever would have to wait then is
 //!   put back on the queue instead, unread, as a fresh copy. So what is received beyond the limit
 //!   was alone in the end.
@@ -28,10 +28,10 @@ const LONGEST_LINE: usize = 20;
 /// How long a first suspect waits for the others.
 const GATHER: Duration = Duration::from_millis(100);
 
-/// How long a turn lasts at most, once its work was begun.
+/// How long a suspect's first turn lasts at most, once its work was begun; the next lasts twice as long.
 const TURN: Duration = Duration::from_secs(5);
 
-/// How long it lasts at the last receive, may wait for a permit, and keeps others waiting.
+/// How long a turn lasts at the last receive, may wait for a permit, and keeps others waiting.
 const LAST_TURN: Duration = Duration::from_secs(300);
 
 /// The suspects that a listener has in hand. Cheap to clone.
@@ -73,7 +73,7 @@ pub(crate) enum Standing {
 pub(crate) struct InLine {
     suspects: Suspects,
     its_turn: oneshot::Receiver<Taken>,
-    last: bool,
+    lasts: Duration,
     present: Counted,
 }
 
@@ -112,7 +112,9 @@ impl Suspects {
         }
         let (sender, its_turn) = oneshot::channel();
         line.waiting.push(Waiting { receive_count, chance: fastrand::u64(..), its_turn: sender });
-        Standing::Suspect(InLine { suspects: self.clone(), its_turn, last, present: shared.present.guard() })
+        let longer = 1_u32.checked_shl(receive_count - from).unwrap_or(u32::MAX);
+        let lasts = if last { LAST_TURN } else { TURN.saturating_mul(longer).min(LAST_TURN) };
+        Standing::Suspect(InLine { suspects: self.clone(), its_turn, lasts, present: shared.present.guard() })
     }
 
     /// Lets turns begin, soon after a suspect was received.
@@ -156,7 +158,7 @@ impl InLine {
         let taken = self.its_turn.await.ok();
         // A queue that takes no copies holds up nobody for long.
         clock.timeout(TURN, self.suspects.0.leaving.none()).await;
-        Turn { lasts: if self.last { LAST_TURN } else { TURN }, _taken: taken, _present: self.present }
+        Turn { lasts: self.lasts, _taken: taken, _present: self.present }
     }
 }
 
@@ -190,8 +192,9 @@ mod tests {
         let standings: Vec<_> = counts.iter().map(|count| suspects.standing(*count)).collect();
         let letters = standings.iter().map(|standing| match standing {
             Standing::Ordinary => 'o',
-            Standing::Suspect(InLine { last: false, .. }) => 's',
-            Standing::Suspect(InLine { last: true, .. }) => 'l',
+            Standing::Suspect(line) if line.lasts == TURN => 's',
+            Standing::Suspect(line) if line.lasts == LAST_TURN => 'l',
+            Standing::Suspect(_) => 'm',
             Standing::Leaving(_) => 'x',
         });
         (letters.collect(), standings)
@@ -199,7 +202,7 @@ mod tests {
 
     #[test]
     fn from_a_third_of_the_limit_on_a_message_is_a_suspect_and_never_at_its_first_receive() {
-        for (max, expected) in [(10, "oossssssslo"), (4, "osslo"), (2, "olo"), (1, "oo")] {
+        for (max, expected) in [(10, "oosmmmmmllo"), (4, "osmlo"), (2, "olo"), (1, "oo")] {
             let each: String = (1..=max + 1).map(|count| standings(&Suspects::new(max), &[count]).0).collect();
             assert_eq!(each, expected, "of {max}");
         }
@@ -209,15 +212,15 @@ mod tests {
     fn at_its_last_receive_nobody_waits_for_another() {
         let suspects = Suspects::new(10);
         let (letters, held) = standings(&suspects, &[10, 10, 6, 1]);
-        assert_eq!(letters, "lxso");
+        assert_eq!(letters, "lxmo");
         drop(held);
-        assert_eq!(standings(&suspects, &[6, 10]).0, "sx");
+        assert_eq!(standings(&suspects, &[6, 10]).0, "mx");
     }
 
     #[test]
     fn a_long_line_is_cut_short() {
         let suspects = Suspects::new(10);
-        assert_eq!(standings(&suspects, &[7; 22]).0, "s".repeat(20) + "xx");
+        assert_eq!(standings(&suspects, &[7; 22]).0, "m".repeat(20) + "xx");
     }
 
     #[test]

@@ -217,13 +217,13 @@ async fn a_message_that_kills_its_process_is_dead_lettered_after_its_limit() {
 }
 
 /// One fate: innocents and killers together, on one process after the other.
-async fn innocents_are_spared(seed: u64) -> u32 {
+async fn innocents_are_spared(seed: u64, takes: &[Duration]) -> u32 {
     let mut random = fastrand::Rng::with_seed(seed);
     let world = World::new().await;
     world.queue.seed(seed);
     world.queue.reorder(random.bool());
     let config = Config { concurrency: Some(random.choice([1, 4, 10]).unwrap()), ..Config::default() };
-    let takes = random.choice([ms(0), ms(100), ms(1_000), ms(8_000), ms(60_000)]).unwrap();
+    let takes = *random.choice(takes).unwrap();
     let killers = random.usize(1..=2);
     let mut innocents = 0;
     let mut messages: Vec<Option<u32>> = vec![None; killers];
@@ -263,18 +263,28 @@ async fn innocents_are_spared(seed: u64) -> u32 {
     deaths
 }
 
-#[tokio::test]
-async fn whoever_was_in_hand_beside_a_killer_is_handled_and_never_dead_lettered() {
+/// Some fates; those of the seeds `POISON_SEEDS=from..to` where that is set.
+async fn all_are_spared(takes: &[Duration]) {
     let (from, to) = match std::env::var("POISON_SEEDS") {
         Ok(seeds) => seeds.split_once("..").map(|(from, to)| (from.parse().unwrap(), to.parse().unwrap())).unwrap(),
         Err(_) => (0, 40),
     };
     let mut all = Vec::new();
     for seed in from..to {
-        all.push(innocents_are_spared(seed).await);
+        all.push(innocents_are_spared(seed, takes).await);
     }
     all.sort_unstable();
     println!("deaths: {} at most, {} in the middle", all[all.len() - 1], all[all.len() / 2]);
+}
+
+#[tokio::test]
+async fn whoever_is_slower_than_a_first_turn_is_handled_beside_a_killer_all_the_same() {
+    all_are_spared(&[ms(20_000), ms(60_000)]).await;
+}
+
+#[tokio::test]
+async fn whoever_was_in_hand_beside_a_killer_is_handled_and_never_dead_lettered() {
+    all_are_spared(&[ms(0), ms(100), ms(1_000), ms(8_000)]).await;
 }
 
 const SIBLINGS: u32 = 14;
