@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use tokio::runtime::Handle;
+use tokio::sync::OnceCell;
 
-use crate::backend::Role;
+use crate::backend::{Backend, Role};
 use crate::builder::{Builder, until};
 use crate::clock::{Clock, Latch, guarded};
 use crate::dead_letter::{DeadLetters, Held};
@@ -71,6 +72,8 @@ struct Inner {
     closing: AtomicBool,
     closed: Latch,
     held: Held,
+    /// Whether the queue's time has been asked for.
+    time: OnceCell<()>,
 }
 
 /// The instance that `dawdle::signal` falls back to.
@@ -96,6 +99,7 @@ impl Dawdle {
             closing: AtomicBool::new(false),
             closed: Latch::default(),
             held: Held::default(),
+            time: OnceCell::new(),
         }));
         // Not the instance itself, or it would hold itself for ever.
         let instance = Arc::downgrade(&dawdle.0);
@@ -189,6 +193,18 @@ impl Dawdle {
         self.0.engine.sender.signal(parcel, when_full).await?;
         crate::crash::point!("signal.sent");
         Ok(envelope.id)
+    }
+
+    /// Asks for the queue's time, once: a process that has asked the queue nothing yet does not
+    /// know how far its machine's clock is off.
+    pub(crate) async fn learn_the_time(&self) {
+        let ask = || async {
+            let learning = |backend: Arc<dyn Backend>| async move { Ok(backend.learn_clock_offset().await) };
+            if let Err(error) = self.0.engine.ask(learning).await {
+                tracing::debug!("the queue's time was not learnt: {error}");
+            }
+        };
+        self.0.time.get_or_init(ask).await;
     }
 
     pub(crate) fn ensure_open(&self) -> Result<()> {

@@ -167,8 +167,7 @@ impl Signal {
         let direct = prepared.direct;
         let delayed = !matches!(prepared.due, Due::Now);
         if delayed || prepared.expires_in.is_some() {
-            // A process that has asked the queue nothing yet does not know how far its machine's clock is off.
-            prepared.dawdle.engine().backend.learn_clock_offset().await;
+            prepared.dawdle.learn_the_time().await;
         }
         let (dawdle, envelope) = prepared.finish()?;
         match (direct, delayed) {
