@@ -183,8 +183,10 @@ impl SqsBackend {
     where
         E: ProvideErrorMetadata + StdError + 'static,
     {
+        // A permission that lacks is not in the credentials.
+        let denied = error.code().is_some_and(|code| code.contains("AccessDenied"));
         let error = fault::of_call(at, error, watch.transmitted());
-        if error.kind() == ErrorKind::Credentials {
+        if error.kind() == ErrorKind::Credentials && !denied {
             self.0.connection.refused();
         }
         error
