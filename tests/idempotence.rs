@@ -25,7 +25,9 @@ struct Booked {
 
 /// A ledger: how often each invoice was booked, and which are marked as booked.
 #[derive(Clone, Default)]
-struct Ledger(Arc<Mutex<(BTreeMap<u64, u32>, BTreeSet<u64>)>>);
+struct Ledger(Arc<Mutex<Books>>);
+
+type Books = (BTreeMap<u64, u32>, BTreeSet<u64>);
 
 impl Ledger {
     /// Takes its time on the way there and on the way back.
