@@ -21,7 +21,7 @@ const MAX_GROUP: usize = 128;
 /// A message as it is kept.
 #[derive(Clone, Debug)]
 pub(crate) struct Content {
-    pub(crate) id: Box<str>,
+    pub(crate) id: Id,
     pub(crate) body: Box<str>,
     pub(crate) body_md5: Hex,
     pub(crate) attributes: BTreeMap<String, Attribute>,
@@ -47,29 +47,55 @@ pub(crate) struct Attribute {
     pub(crate) binary_value: Option<String>,
 }
 
-/// An MD5, as it is written.
+/// Text of a fixed length, kept in place.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Hex([u8; 32]);
+pub(crate) struct Ascii<const LENGTH: usize>([u8; LENGTH]);
 
-impl Hex {
-    fn of(digest: Md5) -> Hex {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut hex = [0; 32];
-        for (pair, byte) in hex.chunks_exact_mut(2).zip(digest.finalize()) {
-            pair[0] = DIGITS[usize::from(byte >> 4)];
-            pair[1] = DIGITS[usize::from(byte & 15)];
-        }
-        Hex(hex)
-    }
+/// An MD5, as it is written.
+pub(crate) type Hex = Ascii<32>;
 
+/// What is named by a UUID, as it is written.
+pub(crate) type Id = Ascii<36>;
+
+impl<const LENGTH: usize> Ascii<LENGTH> {
     pub(crate) fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 }
 
-impl Serialize for Hex {
+impl<const LENGTH: usize> Serialize for Ascii<LENGTH> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.as_str())
+    }
+}
+
+fn digits(byte: u8) -> [u8; 2] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]
+}
+
+impl Hex {
+    fn of(digest: Md5) -> Hex {
+        let mut hex = [0; 32];
+        for (pair, byte) in hex.chunks_exact_mut(2).zip(digest.finalize()) {
+            pair.copy_from_slice(&digits(byte));
+        }
+        Ascii(hex)
+    }
+}
+
+impl Id {
+    /// A UUID of these bits, which says that they are random.
+    pub(crate) fn of(random: u128) -> Id {
+        let mut bytes = random.to_be_bytes();
+        bytes[6] = bytes[6] & 0x0F | 0x40;
+        bytes[8] = bytes[8] & 0x3F | 0x80;
+        let mut id = [b'-'; 36];
+        for (index, byte) in bytes.into_iter().enumerate() {
+            let dashes = [4, 6, 8, 10].into_iter().filter(|after| index >= *after).count();
+            id[index * 2 + dashes..][..2].copy_from_slice(&digits(byte));
+        }
+        Ascii(id)
     }
 }
 
@@ -77,7 +103,7 @@ impl Content {
     /// What a message would be kept as, once it has been found right.
     ///
     /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html>
-    pub(crate) fn new(message: Message<'_>, id: Box<str>, max_bytes: usize) -> Result<Content, Refusal> {
+    pub(crate) fn new(message: Message<'_>, id: Id, max_bytes: usize) -> Result<Content, Refusal> {
         let bytes = message.bytes();
         if message.message_body.is_empty() {
             return Err(Refusal::missing("MessageBody"));

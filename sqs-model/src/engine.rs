@@ -3,8 +3,7 @@
 //! All queues stand behind one lock, which is held for as long as it takes to change them:
 //! requests are read, and answers written, outside of it.
 
-use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -16,12 +15,15 @@ use tokio::sync::Notify;
 
 use crate::Options;
 use crate::attributes::{ARN_PREFIX, Attributes};
-use crate::content::{Attribute, Content, attributes_md5};
+use crate::content::{Attribute, Content, Id, attributes_md5};
 use crate::counts::{Action, Counts, QueueStats};
 use crate::faults::Chance;
 use crate::moves::Move;
 use crate::refusal::{self, Refusal};
-use crate::wire::{self, Batch, BatchAnswer, Done, Entry, Failed, Message, OfReceipt, ReceivedMessage, Sent};
+use crate::wire::{
+    self, Batch, BatchAnswer, Done, Entry, Failed, Message, OfReceipt, ReceiptHandle, ReceivedMessage, Sent,
+    SystemAttribute,
+};
 
 /// The most entries of a batch, and the most messages of a receive.
 const MAX_ENTRIES: usize = 10;
@@ -137,13 +139,9 @@ impl Engine {
     }
 
     /// An identifier that no other is equal to.
-    pub(crate) fn new_id(&self) -> Box<str> {
+    pub(crate) fn new_id(&self) -> Id {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let mut random = fastrand::Rng::with_seed(self.seed ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        let (high, low) = (random.u64(..), random.u64(..));
-        let parts = (high >> 32, (high >> 16) & 0xFFFF, high & 0xFFF, (low >> 48) & 0x3FFF | 0x8000);
-        format!("{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}", parts.0, parts.1, parts.2, parts.3, low & 0xFFFF_FFFF_FFFF)
-            .into()
+        Id::of(fastrand::Rng::with_seed(self.seed ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15)).u128(..))
     }
 
     fn url(&self, name: &str) -> String {
@@ -348,7 +346,7 @@ impl Engine {
     }
 
     /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html>
-    fn send_message_batch(&self, batch: Batch<'_, Message<'_>>) -> Answer {
+    fn send_message_batch(&self, mut batch: Batch<'_, Message<'_>>) -> Answer {
         let limits = {
             let mut state = self.lock();
             let kept = state.named(&batch.queue_url)?;
@@ -361,7 +359,7 @@ impl Engine {
                 format!("Batch requests cannot be longer than {} bytes. You have sent {bytes} bytes.", limits.1);
             return Err(Refusal::new(&refusal::BATCH_TOO_LONG, message));
         }
-        let ids: Vec<_> = batch.entries.iter().map(|entry| entry.id.clone().into_owned()).collect();
+        let ids: Vec<_> = batch.entries.iter_mut().map(|entry| std::mem::take(&mut entry.id)).collect();
         let contents: Vec<_> = batch
             .entries
             .into_iter()
@@ -395,7 +393,7 @@ impl Engine {
             }
             self.wake(&mut state, &batch.queue_url);
         }
-        write(&BatchAnswer { successful, failed })
+        write_about(&BatchAnswer { successful, failed }, 160 * ids.len())
     }
 
     /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ReceiveMessage.html>
@@ -650,13 +648,8 @@ impl Kept {
         if receipt.is_empty() {
             return Err(Refusal::missing("ReceiptHandle"));
         }
-        let parse = || {
-            let mut parts = receipt.split('-').map(|part| u64::from_str_radix(part, 16).ok());
-            let (number, key, count) = (parts.next()??, parts.next()??, parts.next()??);
-            let receive_count = u32::try_from(count).ok()?;
-            (number == self.number && parts.next().is_none()).then_some(Handle { key, receive_count })
-        };
-        parse().ok_or_else(|| {
+        let own = ReceiptHandle::parse(receipt).filter(|receipt| receipt.queue == self.number);
+        own.map(|receipt| receipt.handle).ok_or_else(|| {
             let message = format!("The input receipt handle \"{receipt}\" is not a valid receipt handle.");
             Refusal::new(&refusal::RECEIPT_INVALID, message)
         })
@@ -668,7 +661,8 @@ struct Parameters {
     max: usize,
     lease: Option<Duration>,
     wait: Option<u32>,
-    system_attributes: HashSet<&'static str>,
+    /// Which of [`SYSTEM_ATTRIBUTES`].
+    system_attributes: [bool; SYSTEM_ATTRIBUTES.len()],
     attributes: Vec<String>,
 }
 
@@ -702,13 +696,11 @@ impl Parameters {
                 return Err(Refusal::value(wait, "WaitTimeSeconds", "Must be >= 0 and <= 20, if provided."));
             }
         };
-        let mut system_attributes = HashSet::new();
+        let mut system_attributes = [false; SYSTEM_ATTRIBUTES.len()];
         for name in request.attribute_names.iter().chain(&request.message_system_attribute_names) {
-            match SYSTEM_ATTRIBUTES.into_iter().find(|known| known == name) {
-                Some(name) => {
-                    system_attributes.insert(name);
-                }
-                None if name == "All" => system_attributes.extend(SYSTEM_ATTRIBUTES),
+            match SYSTEM_ATTRIBUTES.into_iter().position(|known| known == name) {
+                Some(index) => system_attributes[index] = true,
+                None if name == "All" => system_attributes.fill(true),
                 None if FIFO_SYSTEM_ATTRIBUTES.contains(&&**name) => {}
                 None => {
                     return Err(Refusal::new(&refusal::INVALID_ATTRIBUTE_NAME, format!("Unknown Attribute {name}.")));
@@ -725,28 +717,27 @@ impl Parameters {
     }
 
     fn answer(&self, queue: u64, leased: &[Leased<Content>]) -> Answer {
-        write(&wire::Messages { messages: leased.iter().map(|message| self.message(queue, message)).collect() })
+        // Beside its content a message takes about 400 bytes; the quotes in JSON are escaped.
+        let about = leased.iter().map(|message| 512 + message.content.bytes * 5 / 4).sum();
+        let messages = leased.iter().map(|message| self.message(queue, message)).collect();
+        write_about(&wire::Messages { messages }, about)
     }
 
     fn message<'a>(&self, queue: u64, message: &'a Leased<Content>) -> ReceivedMessage<'a> {
         let content = &message.content;
-        let Handle { key, receive_count } = message.handle;
-        let millis = |time| Cow::Owned(since_1970(time).as_millis().to_string());
-        let mut system_attributes = Vec::with_capacity(self.system_attributes.len());
-        for name in SYSTEM_ATTRIBUTES {
-            if !self.system_attributes.contains(name) {
-                continue;
-            }
+        let millis = |time| SystemAttribute::Number(since_1970(time).as_millis());
+        let mut system_attributes = Vec::with_capacity(SYSTEM_ATTRIBUTES.len());
+        for (name, _) in SYSTEM_ATTRIBUTES.into_iter().zip(self.system_attributes).filter(|(_, asked)| *asked) {
             let value = match name {
-                "SenderId" => Some(Cow::Borrowed("AIDAMODELMODELMODELMO")),
+                "SenderId" => Some(SystemAttribute::Text("AIDAMODELMODELMODELMO")),
                 "SentTimestamp" => Some(millis(message.enqueued_at)),
-                "ApproximateReceiveCount" => Some(Cow::Owned(receive_count.to_string())),
+                "ApproximateReceiveCount" => Some(SystemAttribute::Number(message.receive_count.into())),
                 "ApproximateFirstReceiveTimestamp" => Some(millis(message.first_received_at)),
                 "AWSTraceHeader" => {
-                    content.trace.as_ref().and_then(|trace| trace.string_value.as_deref()).map(Cow::Borrowed)
+                    content.trace.as_ref().and_then(|trace| trace.string_value.as_deref()).map(SystemAttribute::Text)
                 }
-                "MessageGroupId" => content.group.as_deref().map(Cow::Borrowed),
-                _ => content.redriven_from.as_deref().map(Cow::Borrowed),
+                "MessageGroupId" => content.group.as_deref().map(SystemAttribute::Text),
+                _ => content.redriven_from.as_deref().map(SystemAttribute::Text),
             };
             system_attributes.extend(value.map(|value| (name, value)));
         }
@@ -762,8 +753,8 @@ impl Parameters {
             attributes_md5(attributes.iter().copied())
         };
         ReceivedMessage {
-            message_id: &content.id,
-            receipt_handle: format!("{queue:08x}-{key:x}-{receive_count:x}"),
+            message_id: content.id,
+            receipt_handle: ReceiptHandle { queue, handle: message.handle },
             body_md5: content.body_md5,
             body: &content.body,
             system_attributes,
@@ -834,7 +825,7 @@ fn failure(id: &str, refusal: Refusal) -> Failed<'_> {
 fn sent<'a>(id: Option<&'a str>, content: &Content) -> Sent<'a> {
     Sent {
         id,
-        message_id: content.id.clone(),
+        message_id: content.id,
         body_md5: content.body_md5,
         attributes_md5: content.attributes_md5,
         system_attributes_md5: content.trace_md5,
@@ -867,7 +858,16 @@ pub(crate) fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal>
 }
 
 pub(crate) fn write<T: Serialize>(answer: &T) -> Answer {
-    serde_json::to_vec(answer).map_err(|error| Refusal::new(&refusal::INTERNAL, error.to_string()))
+    write_about(answer, 512)
+}
+
+/// Writes an answer that is about this long.
+fn write_about<T: Serialize>(answer: &T, bytes: usize) -> Answer {
+    let mut text = Vec::with_capacity(bytes);
+    match serde_json::to_writer(&mut text, answer) {
+        Ok(()) => Ok(text),
+        Err(error) => Err(Refusal::new(&refusal::INTERNAL, error.to_string())),
+    }
 }
 
 pub(crate) fn nothing() -> Answer {

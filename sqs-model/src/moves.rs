@@ -34,7 +34,7 @@ impl Engine {
         };
         let not_found = || Refusal::new(&refusal::RESOURCE_NOT_FOUND, "The resource that you specified doesn't exist.");
         let (source, destination) = (request.source_arn.into_owned(), request.destination_arn.map(String::from));
-        let handle = String::from(self.new_id());
+        let handle = self.new_id().as_str().to_owned();
         let mut state = self.lock();
         let is_source = |redrive: &crate::attributes::Redrive| redrive.target_arn == source;
         let is_dead_letter_queue =

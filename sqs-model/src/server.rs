@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, DATE, HeaderName, HeaderValue};
@@ -297,13 +297,11 @@ impl Shared {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-amz-json-1.0"));
         for (name, value) in [
-            (REQUEST_ID, Some(self.engine.new_id().into())),
-            (DATE, Some(date(self.engine.now()))),
-            (QUERY_ERROR, query_error),
+            (REQUEST_ID, HeaderValue::from_str(self.engine.new_id().as_str()).ok()),
+            (DATE, HeaderValue::try_from(httpdate::fmt_http_date(self.engine.now())).ok()),
+            (QUERY_ERROR, query_error.and_then(|error| HeaderValue::try_from(error).ok())),
         ] {
-            if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
-                headers.insert(name, value);
-            }
+            headers.extend(value.map(|value| (name, value)));
         }
         response
     }
@@ -311,10 +309,6 @@ impl Shared {
 
 async fn never() {
     std::future::pending().await
-}
-
-fn date(now: SystemTime) -> String {
-    httpdate::fmt_http_date(now)
 }
 
 fn struck(code: &Code) -> &'static str {

@@ -2,11 +2,13 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 
+use dawdle::backend::memory::model::Handle;
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::content::{Attribute, Hex};
+use crate::content::{Attribute, Hex, Id};
 
 pub(crate) type Text<'a> = Cow<'a, str>;
 
@@ -203,7 +205,7 @@ pub(crate) struct Sent<'a> {
     #[serde(rename = "Id", skip_serializing_if = "Option::is_none")]
     pub(crate) id: Option<&'a str>,
     #[serde(rename = "MessageId")]
-    pub(crate) message_id: Box<str>,
+    pub(crate) message_id: Id,
     #[serde(rename = "MD5OfMessageBody")]
     pub(crate) body_md5: Hex,
     #[serde(rename = "MD5OfMessageAttributes", skip_serializing_if = "Option::is_none")]
@@ -246,19 +248,62 @@ pub(crate) struct Messages<'a> {
 #[derive(Serialize)]
 pub(crate) struct ReceivedMessage<'a> {
     #[serde(rename = "MessageId")]
-    pub(crate) message_id: &'a str,
+    pub(crate) message_id: Id,
     #[serde(rename = "ReceiptHandle")]
-    pub(crate) receipt_handle: String,
+    pub(crate) receipt_handle: ReceiptHandle,
     #[serde(rename = "MD5OfBody")]
     pub(crate) body_md5: Hex,
     #[serde(rename = "Body")]
     pub(crate) body: &'a str,
     #[serde(rename = "Attributes", skip_serializing_if = "Vec::is_empty", serialize_with = "as_map")]
-    pub(crate) system_attributes: Vec<(&'static str, Text<'a>)>,
+    pub(crate) system_attributes: Vec<(&'static str, SystemAttribute<'a>)>,
     #[serde(rename = "MD5OfMessageAttributes", skip_serializing_if = "Option::is_none")]
     pub(crate) attributes_md5: Option<Hex>,
     #[serde(rename = "MessageAttributes", skip_serializing_if = "Vec::is_empty", serialize_with = "as_map")]
     pub(crate) attributes: Vec<(&'a str, &'a Attribute)>,
+}
+
+/// What names one receive of one message of one queue.
+#[derive(Clone, Copy)]
+pub(crate) struct ReceiptHandle {
+    pub(crate) queue: u64,
+    pub(crate) handle: Handle,
+}
+
+impl fmt::Display for ReceiptHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}-{:x}-{:x}", self.queue, self.handle.key, self.handle.receive_count)
+    }
+}
+
+impl Serialize for ReceiptHandle {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl ReceiptHandle {
+    pub(crate) fn parse(text: &str) -> Option<ReceiptHandle> {
+        let mut parts = text.split('-').map(|part| u64::from_str_radix(part, 16).ok());
+        let (queue, key, count) = (parts.next()??, parts.next()??, parts.next()??);
+        let handle = Handle { key, receive_count: count.try_into().ok()? };
+        parts.next().is_none().then_some(ReceiptHandle { queue, handle })
+    }
+}
+
+/// The value of a system attribute: always text on the wire.
+pub(crate) enum SystemAttribute<'a> {
+    Text(&'a str),
+    Number(u128),
+}
+
+impl Serialize for SystemAttribute<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            SystemAttribute::Text(text) => serializer.serialize_str(text),
+            SystemAttribute::Number(number) => serializer.collect_str(number),
+        }
+    }
 }
 
 fn as_map<K: Serialize, V: Serialize, S: Serializer>(pairs: &[(K, V)], serializer: S) -> Result<S::Ok, S::Error> {
