@@ -25,7 +25,7 @@ use engine::Queues;
 const ALONE: &str = "TEST_ALONE";
 
 /// How long anything may take that is to happen in the end.
-const BOUND: Duration = Duration::from_secs(60);
+const BOUND: Duration = Duration::from_secs(90);
 
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -116,8 +116,20 @@ impl Sqs {
         Ok(Sqs { endpoint, queues, handled: Handled::default() })
     }
 
-    async fn backend(&self) -> Result<SqsBackend> {
+    /// With time for a busy machine: messages of a receive that is given up hide for a minute.
+    fn options(&self) -> SqsOptions {
+        SqsOptions { receive_margin: seconds(20), ..self.queues.options() }
+    }
+
+    /// With receives of 1.9 s at most, for the tests that wait for one to end.
+    async fn hasty(&self) -> Result<SqsBackend> {
         let backend = SqsBackend::connect(self.queues.options()).await?;
+        backend.check(Role::Listener).await?;
+        Ok(backend)
+    }
+
+    async fn backend(&self) -> Result<SqsBackend> {
+        let backend = SqsBackend::connect(self.options()).await?;
         backend.check(Role::Listener).await?;
         Ok(backend)
     }
@@ -129,7 +141,7 @@ impl Sqs {
 
     /// A process that only sends, and for long if need be.
     async fn sender(&self) -> Result<Dawdle> {
-        let backend = SqsBackend::connect(self.queues.options()).await?;
+        let backend = SqsBackend::connect(self.options()).await?;
         let config = Config { send_timeout: Some(BOUND), ..Config::default() };
         Ok(Dawdle::builder().config(config).backend(backend).discover(false).listener(false).start().await?)
     }
@@ -159,7 +171,7 @@ impl Sqs {
 fn complaint_01_a_receive_that_hangs_for_ever_is_given_up_and_the_loop_goes_on() -> Result<()> {
     alone(async |_| {
         let sqs = Sqs::new().await?;
-        let node = sqs.node(&sqs.backend().await?, Config::default()).await?;
+        let node = sqs.node(&sqs.hasty().await?, Config::default()).await?;
         sqs.faults(Faults { hang: 1.0, ..Faults::default() });
         // The poll that is open now ends within a second; the next ones are never answered.
         until(BOUND, "three receives hung", async || Ok(sqs.endpoint.counts().struck.hang >= 3)).await?;
@@ -267,7 +279,7 @@ fn complaint_04_messages_whose_answer_was_lost_come_again_when_their_lease_ends(
     alone(async |_| {
         let sqs = Sqs::new().await?;
         sqs.queues.set("", "VisibilityTimeout", "4").await;
-        sqs.node(&sqs.backend().await?, Config::default()).await?;
+        sqs.node(&sqs.hasty().await?, Config::default()).await?;
         let sender = sqs.sender().await?;
         for answer in sender.signal_all((0..20).map(numbered)).await {
             answer?;
@@ -297,11 +309,13 @@ fn complaint_05_no_entry_that_failed_within_a_batch_counts_as_sent_or_deleted() 
         let failed = sqs.endpoint.counts().struck.entry_failure;
         ensure!(failed > 20, "only {failed} entries failed");
         ensure!(sqs.on("").total() >= 200, "{:?}", sqs.on(""));
+        // Rarer, for an ack that fails five times waits for the end of the lease.
+        sqs.faults(Faults { entry_failure: 0.15, ..Faults::default() });
         sqs.node(&sqs.backend().await?, Config::default()).await?;
         sqs.handled.come_to(200).await?;
         sqs.is_empty().await?;
         let counts = sqs.endpoint.counts();
-        ensure!(counts.struck.entry_failure > failed + 20, "no ack failed");
+        ensure!(counts.struck.entry_failure > failed + 5, "no ack failed");
         ensure!(counts.messages_deleted == counts.messages_sent, "{counts:?}");
         Ok(())
     })
@@ -317,19 +331,21 @@ fn complaint_06_a_batch_over_the_total_size_goes_in_several_requests() -> Result
         for answer in sender.signal_all(events).await {
             answer?;
         }
-        let requests = sqs.endpoint.counts().send_message_batch;
-        // One that is refused is made again entry by entry, which is seen here.
-        ensure!((4..=8).contains(&requests), "{requests} requests of up to 1 MiB for 3.5 MiB");
         // Those that are as large as an event may be, too.
         let events = (12..14).map(|number| Numbered { number, text: "x".repeat(1024 * 1024 - 17 * 1024) });
         for answer in sender.signal_all(events).await {
             answer?;
         }
-        // Whole megabytes are received, and this machine may be busy.
-        let options = SqsOptions { receive_margin: seconds(20), ..sqs.queues.options() };
-        sqs.node(&SqsBackend::connect(options).await?, Config::default()).await?;
+        sqs.node(&sqs.backend().await?, Config::default()).await?;
         sqs.handled.come_to(14).await?;
-        sqs.is_empty().await
+        sqs.is_empty().await?;
+
+        // At the backend itself: three a request, and none that is refused and made again.
+        let backend = sqs.backend().await?;
+        let large = vec![Outgoing::new("x".repeat(300 * 1024)); 10];
+        backend.send(Lane::Dead, &large).await.into_iter().collect::<dawdle::Result<Vec<_>>>()?;
+        ensure!(backend.requests().send == 4, "{} requests", backend.requests().send);
+        Ok(())
     })
 }
 
@@ -459,7 +475,7 @@ fn complaint_19_a_receive_leaves_the_visibility_timeout_to_the_queue() -> Result
         let sqs = Sqs::new().await?;
         for secs in [3_u64, 6] {
             sqs.queues.set("", "VisibilityTimeout", &secs.to_string()).await;
-            let backend = sqs.backend().await?;
+            let backend = sqs.hasty().await?;
             backend.send(Lane::Message, &[Outgoing::new("a")]).await.remove(0)?;
             let first = backend.receive(Lane::Message, 1).await?;
             let received = Instant::now();
