@@ -26,8 +26,8 @@ pub(crate) struct Content {
     pub(crate) body_md5: Hex,
     pub(crate) attributes: BTreeMap<String, Attribute>,
     pub(crate) attributes_md5: Option<Hex>,
-    pub(crate) trace: Option<Attribute>,
-    pub(crate) trace_md5: Option<Hex>,
+    /// The header that traces it, and its MD5.
+    pub(crate) trace: Option<Box<(Attribute, Hex)>>,
     pub(crate) group: Option<Box<str>>,
     /// As SQS counts them.
     pub(crate) bytes: usize,
@@ -124,7 +124,10 @@ impl Content {
             return Err(Refusal::value(unknown, "MessageSystemAttributes", "only AWSTraceHeader can be sent."));
         }
         let body_md5 = Hex::of(Md5::new_with_prefix(message.message_body.as_bytes()));
-        let trace_md5 = trace.as_ref().and_then(|trace| attributes_md5([("AWSTraceHeader", trace)]));
+        let trace = trace.and_then(|trace| {
+            let md5 = attributes_md5([("AWSTraceHeader", &trace)])?;
+            Some(Box::new((trace, md5)))
+        });
         Ok(Content {
             id,
             body_md5,
@@ -132,7 +135,6 @@ impl Content {
             attributes_md5: attributes_md5(message.message_attributes.iter().map(|(name, value)| (&**name, value))),
             attributes: message.message_attributes,
             trace,
-            trace_md5,
             group: message.message_group_id.map(Cow::into_owned).map(Into::into),
             bytes,
             redriven_from: None,

@@ -365,7 +365,7 @@ impl Engine {
             .into_iter()
             .map(|message| {
                 let delay = delay(&message)?;
-                Ok((Content::new(message, self.new_id(), limits.0)?, delay))
+                Ok((Arc::new(Content::new(message, self.new_id(), limits.0)?), delay))
             })
             .collect();
         let mut successful = Vec::with_capacity(ids.len());
@@ -734,7 +734,7 @@ impl Parameters {
                 "ApproximateReceiveCount" => Some(SystemAttribute::Number(message.receive_count.into())),
                 "ApproximateFirstReceiveTimestamp" => Some(millis(message.first_received_at)),
                 "AWSTraceHeader" => {
-                    content.trace.as_ref().and_then(|trace| trace.string_value.as_deref()).map(SystemAttribute::Text)
+                    content.trace.as_ref().and_then(|trace| trace.0.string_value.as_deref()).map(SystemAttribute::Text)
                 }
                 "MessageGroupId" => content.group.as_deref().map(SystemAttribute::Text),
                 _ => content.redriven_from.as_deref().map(SystemAttribute::Text),
@@ -828,7 +828,7 @@ fn sent<'a>(id: Option<&'a str>, content: &Content) -> Sent<'a> {
         message_id: content.id,
         body_md5: content.body_md5,
         attributes_md5: content.attributes_md5,
-        system_attributes_md5: content.trace_md5,
+        system_attributes_md5: content.trace.as_ref().map(|trace| trace.1),
     }
 }
 

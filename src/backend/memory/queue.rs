@@ -264,9 +264,9 @@ impl<C> Queue<C> {
     }
 
     /// Puts a message on the queue, hidden for `delay`; answers its number.
-    pub fn send(&mut self, content: C, delay: Duration, now: SystemTime) -> Key {
+    pub fn send(&mut self, content: impl Into<Arc<C>>, delay: Duration, now: SystemTime) -> Key {
         let until = (!delay.is_zero()).then(|| later(now, delay));
-        self.add(Arc::new(content), until, now, None, 0)
+        self.add(content.into(), until, now, None, 0)
     }
 
     /// Puts a message here that has left another queue.
