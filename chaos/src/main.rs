@@ -4,6 +4,7 @@
 mod args;
 mod events;
 mod ledger;
+mod memory;
 mod node;
 mod outage;
 mod plan;
@@ -18,7 +19,9 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 
 const USAGE: &str = "usage: dawdle-chaos [run] [--seed S] [--minutes M] [--events N] [--rate R] [--nodes K] \
-                     [--backend model|local] [--calm] [--short] [--quiet] [--keep FOLDER]";
+                     [--backend model|local] [--calm] [--no-poison] [--short] [--quiet] [--keep FOLDER] [--visibility SECS] \
+                     [--max-delay SECS]\n       dawdle-chaos outage [--scale R] [--minutes M] [--before M] [--nodes K] \
+                     [--real]\n       dawdle-chaos memory [--messages N] [--seconds S] [--rate R] [--svg FILE] [--short]";
 
 fn main() -> ExitCode {
     match start() {
@@ -47,6 +50,7 @@ fn start() -> Result<bool> {
     match command.as_deref() {
         None | Some("run") => runtime.block_on(run::run(&run::options(args)?)),
         Some("outage") => runtime.block_on(outage::run(&outage::options(args)?)),
+        Some("memory") => runtime.block_on(memory::run(&memory::options(args)?)),
         Some(other) => bail!("there is no `{other}`\n{USAGE}"),
     }
 }

@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::events::{Stage, handlers, signal};
 use crate::ledger::{Ledger, Record, What};
+use crate::memory;
 use crate::process::{Role, Told};
 use crate::witness::Witness;
 
@@ -24,13 +25,19 @@ const STARTING: Duration = Duration::from_secs(60);
 
 /// Plays a role to its end.
 pub(crate) async fn play(told: Told) -> Result<()> {
+    match told.role {
+        Role::Endpoint => return memory::keep_endpoint(&told).await,
+        Role::Drip { pause_ms } => return memory::listen(&told, Duration::from_millis(pause_ms)).await,
+        Role::Node | Role::Sender { .. } => {}
+    }
     let plan = Arc::new(told.plan.clone());
     let ledger = Arc::new(Ledger::open(&told.ledger, plan.clock_ahead_ms)?);
-    let dawdle = start(&told, &Stage { plan: Arc::clone(&plan), ledger: Arc::clone(&ledger) }).await?;
-    match told.role {
-        Role::Node => dawdle.run().await?,
-        Role::Sender { from, began } => send(&dawdle, &Stage { plan, ledger }, from, began).await?,
+    let stage = Stage { plan, ledger };
+    let dawdle = start(&told, &stage).await?;
+    if let Role::Sender { from, began } = told.role {
+        return send(&dawdle, &stage, from, began).await;
     }
+    dawdle.run().await?;
     Ok(())
 }
 

@@ -227,8 +227,10 @@ impl<'a> Watch<'a> {
         self.downstream.0.up.store(false, Relaxed);
         self.go_on(Phase::Outage, before + outage, true).await?;
         self.downstream.0.up.store(true, Relaxed);
-        // The longest wait for a next attempt is as long as all those before it together.
-        let latest = self.now + outage + Duration::from_secs(120);
+        // The longest wait that begins within the outage: waits double from a second on, and jitter takes
+        // up to a fifth off each.
+        let longest = (outage.as_secs_f64() / 0.8 + 1.0).log2().floor().exp2();
+        let latest = self.now + Duration::from_secs_f64(longest) + Duration::from_secs(120);
         while self.downstream.0.mailed.load(Relaxed) < self.sent && self.now < latest {
             let minute = self.now + self.line();
             self.go_on(Phase::After, minute, false).await?;

@@ -187,7 +187,7 @@ impl Plan {
     pub(crate) fn behaviour(&self, event: u64, handler: usize) -> Behaviour {
         let mut rng = chance(self.seed, BEHAVIOUR + handler as u64, event);
         // A handful in a run, whatever its length: each takes several nodes down.
-        if handler == PLAIN && self.poison && rng.f64() < 5.0 / self.events.max(1) as f64 {
+        if handler == PLAIN && self.poison && rng.f64() < 3.0 / self.events.max(1) as f64 {
             return Behaviour::Abort;
         }
         let spec = HANDLERS.get(handler);

@@ -31,6 +31,10 @@ pub(crate) enum Role {
     Node,
     /// Signals the events from this one on; the first was to be signalled at `began`.
     Sender { from: u64, began: SystemTime },
+    /// Keeps the endpoint.
+    Endpoint,
+    /// Listens, for the measuring of its memory, with a handler that takes so long.
+    Drip { pause_ms: u64 },
 }
 
 /// Where the messages are.
@@ -112,6 +116,10 @@ impl Process {
             .spawn()
             .context("starting a process")?;
         Ok(Process { number, child })
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Sends it SIGTERM.

@@ -40,7 +40,7 @@ pub(crate) fn options(args: impl Iterator<Item = String>) -> Result<Options> {
     let args = Args::read(
         args,
         &["seed", "minutes", "events", "rate", "nodes", "backend", "keep", "visibility", "max-delay"],
-        &["calm", "short", "quiet"],
+        &["calm", "no-poison", "short", "quiet"],
     )?;
     let short = args.has("short");
     let minutes: f64 = args.number("minutes")?.unwrap_or(if short { 0.15 } else { 1.0 });
@@ -65,9 +65,10 @@ pub(crate) fn options(args: impl Iterator<Item = String>) -> Result<Options> {
             rate,
             max_delay_ms: (args.number("max-delay")?.unwrap_or(longest_delay) * 1_000.0) as u64,
             visibility_secs: args.number("visibility")?.unwrap_or(if short { 5 } else { 10 }),
-            max_receives: if short { 3 } else { 8 },
+            max_receives: 8,
             clock_ahead_ms: 0,
-            poison: !calm,
+            // On the endpoint each takes as many visibility timeouts as it has receives.
+            poison: !(calm || args.has("no-poison") || (short && backend == Kind::Model)),
         },
         span,
         nodes: args.number("nodes")?.unwrap_or(4),
@@ -143,6 +144,11 @@ pub(crate) async fn run(options: &Options) -> Result<bool> {
     violations.count += verdict.violations.count;
     violations.listed.extend(verdict.violations.listed.iter().cloned());
     let counts = queue.counts();
+    let explained: u64 = verdict.explained.values().sum();
+    if options.calm && explained > 0 {
+        violations
+            .add(|| format!("{explained} runs too many, where neither fault nor kill was: {:?}", verdict.explained));
+    }
     report(&Report { options, fleet: &fleet, counts, verdict: &verdict, stuck: not_empty, signalled, drained });
     for violation in &violations.listed {
         println!("  VIOLATION {violation}");
@@ -424,6 +430,7 @@ impl Fleet {
         let ledger = ledger::path(&self.folder, process.number);
         const SIGABRT: i32 = 6;
         const SIGKILL: i32 = 9;
+        const SIGTERM: i32 = 15;
         let end = match (status.signal(), status.code()) {
             (Some(SIGKILL), _) => {
                 self.kills += 1;
@@ -432,6 +439,11 @@ impl Fleet {
             (Some(SIGABRT), _) if has_poison(&self.plan, &ledger) => {
                 self.aborts += 1;
                 End::Aborted
+            }
+            // Told to stop before it had come to listen for that.
+            (Some(SIGTERM), _) if stopped => {
+                self.stops += 1;
+                End::Killed
             }
             (None, Some(0)) if stopped => {
                 self.stops += 1;
