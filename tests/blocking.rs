@@ -1,8 +1,7 @@
 //! A handler that blocks its thread, which is a user's mistake, holds up no lease, no ack, no
 //! retry and no other handler's timeout: not even on a runtime that has only this one thread.
 //!
-//! In real time, for a thread can only be blocked in real time: on a memory backend whose leases
-//! end after a second.
+//! In real time, for a thread can only be blocked in real time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +12,7 @@ use dawdle::backend::{Backend, Lane, Limits};
 use dawdle::{Clock, Config, Dawdle, Event, Outcome, State};
 use serde::{Deserialize, Serialize};
 
-const BLOCKED: Duration = Duration::from_secs(5);
+const BLOCKED: Duration = Duration::from_secs(7);
 
 #[derive(Serialize, Deserialize, Event)]
 #[event(kind = "blocking")]
@@ -61,9 +60,9 @@ struct Seen {
     dead: u64,
 }
 
-fn queue() -> MemoryBackend {
+fn queue(lease: Duration) -> MemoryBackend {
     let mut limits = Limits::sqs();
-    limits.lease = Duration::from_secs(1);
+    limits.lease = lease;
     MemoryBackend::with_limits(Clock::system(), limits)
 }
 
@@ -99,7 +98,7 @@ fn until(
 
 #[test]
 fn a_handler_that_blocks_the_only_thread_starves_no_lease_no_ack_and_no_timeout() {
-    let (queue, counts) = (queue(), Counts::default());
+    let (queue, counts) = (queue(Duration::from_secs(2)), Counts::default());
     let runtime = runtime();
     let dawdle = runtime.block_on(async {
         let config = Config { prefetch: Some(10), ..Config::default() };
@@ -132,12 +131,12 @@ fn a_handler_that_blocks_the_only_thread_starves_no_lease_no_ack_and_no_timeout(
     assert_eq!(seen.dead, 1, "the one that timed out came to its end: {seen:?}");
     runtime.block_on(dawdle.shutdown());
     let seen = look(&queue, &counts);
-    assert_eq!((seen.runs[0], seen.on_queue, seen.dead), (1, 0, 1), "its lease was kept for five visibility timeouts");
+    assert_eq!((seen.runs[0], seen.on_queue, seen.dead), (1, 0, 1), "its lease was kept for three visibility timeouts");
 }
 
 #[test]
 fn a_handler_that_cannot_be_begun_for_want_of_a_thread_spends_no_attempt() {
-    let (queue, counts) = (queue(), Counts::default());
+    let (queue, counts) = (queue(Duration::from_secs(30)), Counts::default());
     let runtime = runtime();
     runtime.block_on(async {
         let dawdle = Dawdle::builder().backend(queue.clone()).state(counts.clone()).start().await.unwrap();
@@ -154,7 +153,7 @@ fn a_handler_that_cannot_be_begun_for_want_of_a_thread_spends_no_attempt() {
 
 #[test]
 fn when_the_runtime_of_the_handlers_ends_what_is_in_hand_is_given_back() {
-    let (queue, counts) = (queue(), Counts::default());
+    let (queue, counts) = (queue(Duration::from_secs(30)), Counts::default());
     let first = runtime();
     first.block_on(async {
         let dawdle = Dawdle::builder().backend(queue.clone()).state(counts.clone()).start().await.unwrap();

@@ -6,8 +6,7 @@
 //!
 //! # Permissions
 //! A process that only sends needs `sqs:SendMessage` on the message and the delay queue, and
-//! `sqs:GetQueueUrl` on them when they are configured by name; by URL it needs nothing else (before its
-//! first delayed event it asks for the time by a `GetQueueAttributes` that may be denied). A
+//! `sqs:GetQueueUrl` on them when they are configured by name; by URL it needs nothing else. A
 //! listener needs `sqs:SendMessage`, `sqs:ReceiveMessage`, `sqs:DeleteMessage`,
 //! `sqs:ChangeMessageVisibility` and `sqs:GetQueueAttributes` on both, and `sqs:SendMessage` and
 //! `sqs:GetQueueAttributes` on the dead-letter queue. Replaying and purging dead letters needs
@@ -85,8 +84,6 @@ struct Inner {
     /// Where SQS is, for the start line.
     place: String,
     lanes: [LaneState; 3],
-    /// Held by whoever asks for the time.
-    asking: tokio::sync::Mutex<()>,
 }
 
 /// What is known of a lane's queue. Either cell is filled once, by whoever asks first.
@@ -136,8 +133,8 @@ impl SqsBackend {
             (None, None, Some(region)) => region.to_string(),
             (None, None, None) => String::new(),
         };
-        let (lanes, connection, asking) = (Default::default(), Connection::new(clients, load), Default::default());
-        Ok(SqsBackend(Arc::new(Inner { options, connection, ledger: Arc::default(), place, lanes, asking })))
+        let (lanes, connection) = (Default::default(), Connection::new(clients, load));
+        Ok(SqsBackend(Arc::new(Inner { options, connection, ledger: Arc::default(), place, lanes })))
     }
 
     /// How many requests this backend and its clones have made so far.
@@ -581,23 +578,19 @@ impl Backend for SqsBackend {
         self.0.ledger.offset_ms()
     }
 
-    /// By one request, of which only the date of the answer counts: that it is denied for want of
-    /// `sqs:GetQueueAttributes` does no harm.
+    /// By a batch of no messages, which SQS refuses, and the date of its answer: it needs no more
+    /// permission than sending does.
     fn learn_clock_offset(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             if self.0.ledger.knows_offset() {
                 return;
             }
-            let _one_asks = self.0.asking.lock().await;
-            if self.0.ledger.knows_offset() {
-                return;
-            }
-            let asked = async {
-                let (name, url) = (self.0.options.given(Lane::Message), self.url(Lane::Message).await?);
-                self.attribute_map(Lane::Message, name.name(), url, vec![QueueAttributeName::QueueArn]).await
-            };
-            if let Err(error) = asked.await {
-                tracing::debug!(known = self.0.ledger.knows_offset(), "asked SQS for the time: {error}");
+            let clients = self.clients().await;
+            let Ok(url) = self.url(Lane::Message).await else { return };
+            let request = clients.calls.send_message_batch().queue_url(url).set_entries(Some(Vec::new()));
+            let answer = request.customize().interceptor(self.watch(Action::Send)).send().await;
+            if !self.0.ledger.knows_offset() {
+                tracing::debug!(refused = answer.is_err(), "asked SQS for the time, and the answer has none");
             }
         })
     }
