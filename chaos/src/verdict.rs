@@ -497,3 +497,87 @@ pub(crate) fn number_of_reason(reason: &str) -> u64 {
 fn reason_of(number: u64) -> &'static str {
     usize::try_from(number).ok().and_then(|number| REASONS.get(number).copied()).unwrap_or("another")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Ledger;
+    use crate::plan::{Behaviour, PLAIN};
+
+    const SENDER: u32 = 1;
+    const FIRST: u32 = 2;
+    const SECOND: u32 = 3;
+
+    /// A run of one event, of a kind with one handler that succeeds at once.
+    fn plan() -> Plan {
+        let plan = |seed| Plan {
+            seed,
+            events: 1,
+            rate: 1.0,
+            max_delay_ms: 0,
+            visibility_secs: 10,
+            max_receives: 8,
+            clock_ahead_ms: 0,
+            poison: false,
+        };
+        let is_plain = |plan: &Plan| plan.kind(0) == 0 && plan.behaviour(0, PLAIN) == Behaviour::Succeed;
+        (0..).map(plan).find(is_plain).unwrap()
+    }
+
+    fn record(what: What, at: u64, extra: u64) -> Record {
+        let of_a_run = matches!(what, What::Succeeded);
+        Record { what, handler: of_a_run.then_some(PLAIN as u8), attempt: 1, event: 0, at, extra }
+    }
+
+    /// The event is signalled, due at one second; the first node's and the second's records follow.
+    fn verdict(first: &[Record], end: End, second: &[Record]) -> Verdict {
+        let folder = tempfile::tempdir().unwrap();
+        let sent = [record(What::Intended, 0, 1_000_000), record(What::Confirmed, 0, 1_000_000)];
+        let of = |number, records: &[Record], end| {
+            let ledger = ledger::path(folder.path(), number);
+            Ledger::open(&ledger, 0).unwrap().write(records);
+            Past { number, ledger, is_sender: number == SENDER, end, ended: 3_000_000 }
+        };
+        let pasts = [of(SENDER, &sent, End::Exited), of(FIRST, first, end), of(SECOND, second, End::Exited)];
+        judge(&plan(), &pasts, &folder.path().join("dead.ledger"), &Windows::new()).unwrap()
+    }
+
+    fn run_at(at: u64) -> [Record; 2] {
+        [record(What::Received, at, 7), record(What::Succeeded, at, at + 1)]
+    }
+
+    const AFTER: u64 = 4_000_000;
+
+    #[test]
+    fn an_event_that_never_ran_is_lost_and_one_that_ran_before_it_was_due_is_early() {
+        let lost = verdict(&[], End::Exited, &[]);
+        assert_eq!((lost.lost, lost.early, lost.violations.count), (1, 0, 1));
+        let early = verdict(&run_at(900_000), End::Exited, &[]);
+        assert_eq!((early.lost, early.early, early.violations.count), (0, 1, 1));
+        let well = verdict(&run_at(1_000_000), End::Exited, &[]);
+        assert_eq!((well.runs, well.violations.count), (1, 0));
+    }
+
+    #[test]
+    fn a_second_run_is_explained_by_the_death_of_the_node_that_had_it_and_by_nothing_less() {
+        let unexplained = verdict(&run_at(1_000_000), End::Exited, &run_at(AFTER));
+        assert_eq!((unexplained.unexplained, unexplained.violations.count), (1, 1));
+        let killed = verdict(&run_at(1_000_000), End::Killed, &run_at(AFTER));
+        assert_eq!((killed.explained.get("kill"), killed.violations.count), (Some(&1), 0));
+        let too_early = verdict(&run_at(1_000_000), End::Killed, &run_at(2_000_000));
+        assert_eq!(too_early.unexplained, 1, "it began before the kill");
+        let mut acked = run_at(1_000_000).to_vec();
+        acked.push(record(What::Acked, 1_100_000, 7));
+        assert_eq!(verdict(&acked, End::Killed, &run_at(AFTER)).unexplained, 1, "the ack was confirmed");
+    }
+
+    #[test]
+    fn an_answer_that_was_lost_explains_a_second_run() {
+        for what in [What::AckUnsure, What::ExtendFailed, What::SendUnsure] {
+            let mut first = run_at(1_000_000).to_vec();
+            first.push(record(what, 1_100_000, 7));
+            let verdict = verdict(&first, End::Exited, &run_at(AFTER));
+            assert_eq!((verdict.explained.len(), verdict.violations.count), (1, 0), "{what:?}");
+        }
+    }
+}
