@@ -14,6 +14,9 @@
 //! - it was received more than once while the endpoint was told to duplicate messages or to bring
 //!   deleted ones back.
 //!
+//! A run that has the attempt of an earlier one is explained, too, when that one did not end and its
+//! process had been told to stop: what a stop cuts off goes to another node, and spends no attempt.
+//!
 //! So with neither kills nor faults every run that is one too many is a violation.
 
 use std::collections::{BTreeMap, HashMap};
@@ -28,6 +31,10 @@ use crate::process::End;
 /// How early a run may be by the queue's clock, in microseconds.
 const TOLERANCE: u64 = 50_000;
 
+/// How long an answer may be on its way: a message that was handed out twice may be on file as received so
+/// much later, in microseconds.
+const ANSWERING: u64 = 3_000_000;
+
 /// The most violations that are listed.
 const LISTED: usize = 40;
 
@@ -38,7 +45,9 @@ pub(crate) struct Past {
     pub(crate) ledger: PathBuf,
     pub(crate) is_sender: bool,
     pub(crate) end: End,
-    /// From when on it may have been dead, in microseconds of the queue's clock.
+    /// When it was told to stop, if it was, and from when on it may have been dead; in microseconds of the
+    /// queue's clock.
+    pub(crate) stopped: Option<u64>,
     pub(crate) ended: u64,
 }
 
@@ -180,12 +189,12 @@ pub(crate) fn judge(plan: &Plan, processes: &[Past], dead: &Path, twice: &Window
             }
         }
     }
-    let ends: HashMap<u32, (End, u64)> = processes.iter().map(|past| (past.number, (past.end, past.ended))).collect();
+    let pasts: HashMap<u32, &Past> = processes.iter().map(|past| (past.number, past)).collect();
     let mut stories: Vec<_> = stories.into_iter().collect();
     stories.sort_by_key(|(event, _)| *event);
     for (event, mut records) in stories {
         records.sort_by_key(|(record, _)| record.at);
-        Story { event, plan, records: &records, ends: &ends, twice }.judge(&mut verdict);
+        Story { event, plan, records: &records, pasts: &pasts, twice }.judge(&mut verdict);
     }
     Ok(verdict)
 }
@@ -361,7 +370,7 @@ struct Story<'a> {
     plan: &'a Plan,
     /// In the order of time, each with its process.
     records: &'a [(Record, u32)],
-    ends: &'a HashMap<u32, (End, u64)>,
+    pasts: &'a HashMap<u32, &'a Past>,
     twice: &'a Windows,
 }
 
@@ -388,7 +397,13 @@ impl Story<'_> {
                 if !before.clone().any(|other| is_over(other.end) || repeats(other)) {
                     continue;
                 }
-                match self.explains(handler, run.begun) {
+                let is_cut_off = |other: &Run| {
+                    let stopped = self.pasts.get(&other.process).and_then(|past| past.stopped);
+                    other.end.is_none() && stopped.is_some_and(|stopped| stopped <= run.begun)
+                };
+                let by_a_stop = !before.clone().any(|other| is_over(other.end)) && before.clone().any(is_cut_off);
+                let why = by_a_stop.then_some("stop").or_else(|| self.explains(handler, run.begun));
+                match why {
                     Some(why) => *verdict.explained.entry(why).or_default() += 1,
                     None => {
                         verdict.unexplained += 1;
@@ -433,20 +448,20 @@ impl Story<'_> {
             }
         }
         for (received, process) in before().filter(|(record, _)| record.what == What::Received) {
-            let (end, ended) = self.ends.get(process).copied().unwrap_or((End::Exited, u64::MAX));
+            let Some(Past { end, ended, .. }) = self.pasts.get(process) else { continue };
             let is_acked = |(record, it): &(Record, u32)| {
                 record.what == What::Acked
                     && it == process
                     && record.extra == received.extra
                     && record.at >= received.at
             };
-            if end != End::Exited && ended <= time && !self.records.iter().any(is_acked) {
-                return Some(if end == End::Killed { "kill" } else { "abort" });
+            if *end != End::Exited && *ended <= time && !self.records.iter().any(is_acked) {
+                return Some(if *end == End::Killed { "kill" } else { "abort" });
             }
             let again = |(record, _): &(Record, u32)| {
                 record.what == What::Received && record.extra == received.extra && record.at > received.at
             };
-            let in_a_window = |(from, to): &(u64, u64)| *from <= time && *to >= received.at;
+            let in_a_window = |(from, to): &(u64, u64)| *from <= time && to.saturating_add(ANSWERING) >= received.at;
             if before().any(again) && self.twice.iter().any(in_a_window) {
                 return Some("delivered twice by the queue");
             }
@@ -536,7 +551,7 @@ mod tests {
         let of = |number, records: &[Record], end| {
             let ledger = ledger::path(folder.path(), number);
             Ledger::open(&ledger, 0).unwrap().write(records);
-            Past { number, ledger, is_sender: number == SENDER, end, ended: 3_000_000 }
+            Past { number, ledger, is_sender: number == SENDER, end, stopped: None, ended: 3_000_000 }
         };
         let pasts = [of(SENDER, &sent, End::Exited), of(FIRST, first, end), of(SECOND, second, End::Exited)];
         judge(&plan(), &pasts, &folder.path().join("dead.ledger"), &Windows::new()).unwrap()
