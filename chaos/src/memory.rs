@@ -154,7 +154,8 @@ pub(crate) async fn run(options: &Options) -> Result<bool> {
     }
     draw(&options.svg, &parts).map_err(|error| anyhow!("drawing {}: {error}", options.svg.display()))?;
     println!("the curves are in {}", options.svg.display());
-    Ok(parts.iter().map(|(name, samples)| conclude(name, samples)).fold(true, |all, holds| all && holds))
+    let hold: Vec<bool> = parts.iter().map(|(name, samples)| conclude(name, samples)).collect();
+    Ok(hold.iter().all(|holds| *holds))
 }
 
 async fn signal(sender: &Dawdle, numbers: std::ops::Range<u64>) -> Result<()> {
@@ -202,6 +203,9 @@ fn conclude(name: &str, samples: &[Sample]) -> bool {
     holds
 }
 
+/// What of a look is drawn.
+type Value = fn(&Sample) -> f64;
+
 /// A row for each part: memory on the left, depth on the right.
 fn draw(path: &Path, parts: &[(&str, Vec<Sample>)]) -> Result<(), Box<dyn std::error::Error>> {
     let root = SVGBackend::new(path, (1_000, 340 * parts.len() as u32)).into_drawing_area();
@@ -209,7 +213,7 @@ fn draw(path: &Path, parts: &[(&str, Vec<Sample>)]) -> Result<(), Box<dyn std::e
     let areas = root.split_evenly((parts.len(), 2));
     for ((name, samples), row) in parts.iter().zip(areas.chunks(2)) {
         let end = samples.last().map_or(1.0, |sample| sample.seconds);
-        let curves: [(&str, &str, fn(&Sample) -> f64); 2] = [
+        let curves: [(&str, &str, Value); 2] = [
             ("resident memory", "MiB", |sample| sample.resident),
             ("messages on the queue", "messages", |sample| sample.depth as f64),
         ];

@@ -90,20 +90,25 @@ pub(crate) struct Options {
 
 /// Reads the command line.
 pub(crate) fn options(args: impl Iterator<Item = String>) -> Result<Options> {
-    let args = Args::read(args, &["scale", "minutes", "before", "nodes"], &["real"])?;
+    let args = Args::read(args, &["scale", "minutes", "before", "nodes"], &["real", "short"])?;
     let real = args.has("real");
     let minutes = |name, default: f64| -> Result<Duration> {
         let minutes: f64 = args.number(name)?.unwrap_or(default);
         ensure!(minutes > 0.0, "--{name} must be above 0");
         Ok(Duration::from_secs_f64(minutes * 60.0))
     };
-    let rate = args.number("scale")?.unwrap_or(if real { FULL_RATE } else { 200 });
+    let by_default = |real_time, short, long| match (real, args.has("short")) {
+        (true, _) => real_time,
+        (false, true) => short,
+        (false, false) => long,
+    };
+    let rate = args.number("scale")?.unwrap_or(by_default(FULL_RATE as f64, 10.0, 50.0) as u64);
     ensure!(rate >= 10, "--scale is {rate}; it is at least 10 events a second");
     Ok(Options {
         rate,
-        before: minutes("before", if real { 0.5 } else { 5.0 })?,
-        outage: minutes("minutes", if real { 2.0 } else { 60.0 })?,
-        nodes: args.number("nodes")?.unwrap_or(3),
+        before: minutes("before", by_default(0.5, 0.5, 5.0))?,
+        outage: minutes("minutes", by_default(2.0, 3.0, 60.0))?,
+        nodes: args.number("nodes")?.unwrap_or(by_default(3.0, 2.0, 3.0) as usize),
         real,
     })
 }

@@ -291,7 +291,7 @@ struct Slot {
     process: Option<Process>,
     /// When the next one is started, where there is none.
     back_at: Option<Instant>,
-    /// When the process that was told to stop must have done so.
+    /// Since when its process has been told to stop.
     stopping: Option<Instant>,
     /// When it is killed in the middle of that.
     kill_at: Option<Instant>,
@@ -422,9 +422,12 @@ impl Fleet {
     fn note_end(&mut self, at: usize, status: ExitStatus, ended: u64) {
         use std::os::unix::process::ExitStatusExt;
         let is_sender = self.is_sender(at);
+        let ahead = self.plan.clock_ahead_ms * 1_000;
         let Some(slot) = self.slots.get_mut(at) else { return };
         let Some(process) = slot.process.take() else { return };
-        let stopped = slot.stopping.take().is_some();
+        let ago = slot.stopping.take().map(|since| u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX));
+        let stopped_at = ago.map(|ago| micros(SystemTime::now()).saturating_add_signed(ahead).saturating_sub(ago));
+        let stopped = stopped_at.is_some();
         slot.kill_at = None;
         slot.back_at = Some(Instant::now() + slot.back_after);
         let ledger = ledger::path(&self.folder, process.number);
@@ -463,7 +466,7 @@ impl Fleet {
                 End::Killed
             }
         };
-        self.pasts.push(Past { number: process.number, ledger, is_sender, end, ended });
+        self.pasts.push(Past { number: process.number, ledger, is_sender, end, stopped: stopped_at, ended });
     }
 
     /// Stops every node, and waits for it.

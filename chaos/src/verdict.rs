@@ -14,6 +14,9 @@
 //! - it was received more than once while the endpoint was told to duplicate messages or to bring
 //!   deleted ones back.
 //!
+//! A run that has the attempt of an earlier one is explained, too, when that one did not end and its
+//! process had been told to stop: what a stop cuts off goes to another node, and spends no attempt.
+//!
 //! So with neither kills nor faults every run that is one too many is a violation.
 
 use std::collections::{BTreeMap, HashMap};
@@ -28,6 +31,10 @@ use crate::process::End;
 /// How early a run may be by the queue's clock, in microseconds.
 const TOLERANCE: u64 = 50_000;
 
+/// How long an answer may be on its way: a message that was handed out twice may be on file as received so
+/// much later, in microseconds.
+const ANSWERING: u64 = 3_000_000;
+
 /// The most violations that are listed.
 const LISTED: usize = 40;
 
@@ -38,7 +45,9 @@ pub(crate) struct Past {
     pub(crate) ledger: PathBuf,
     pub(crate) is_sender: bool,
     pub(crate) end: End,
-    /// From when on it may have been dead, in microseconds of the queue's clock.
+    /// When it was told to stop, if it was, and from when on it may have been dead; in microseconds of the
+    /// queue's clock.
+    pub(crate) stopped: Option<u64>,
     pub(crate) ended: u64,
 }
 
@@ -180,12 +189,12 @@ pub(crate) fn judge(plan: &Plan, processes: &[Past], dead: &Path, twice: &Window
             }
         }
     }
-    let ends: HashMap<u32, (End, u64)> = processes.iter().map(|past| (past.number, (past.end, past.ended))).collect();
+    let pasts: HashMap<u32, &Past> = processes.iter().map(|past| (past.number, past)).collect();
     let mut stories: Vec<_> = stories.into_iter().collect();
     stories.sort_by_key(|(event, _)| *event);
     for (event, mut records) in stories {
         records.sort_by_key(|(record, _)| record.at);
-        Story { event, plan, records: &records, ends: &ends, twice }.judge(&mut verdict);
+        Story { event, plan, records: &records, pasts: &pasts, twice }.judge(&mut verdict);
     }
     Ok(verdict)
 }
@@ -361,7 +370,7 @@ struct Story<'a> {
     plan: &'a Plan,
     /// In the order of time, each with its process.
     records: &'a [(Record, u32)],
-    ends: &'a HashMap<u32, (End, u64)>,
+    pasts: &'a HashMap<u32, &'a Past>,
     twice: &'a Windows,
 }
 
@@ -388,7 +397,13 @@ impl Story<'_> {
                 if !before.clone().any(|other| is_over(other.end) || repeats(other)) {
                     continue;
                 }
-                match self.explains(handler, run.begun) {
+                let is_cut_off = |other: &Run| {
+                    let stopped = self.pasts.get(&other.process).and_then(|past| past.stopped);
+                    other.end.is_none() && stopped.is_some_and(|stopped| stopped <= run.begun)
+                };
+                let by_a_stop = !before.clone().any(|other| is_over(other.end)) && before.clone().any(is_cut_off);
+                let why = by_a_stop.then_some("stop").or_else(|| self.explains(handler, run.begun));
+                match why {
                     Some(why) => *verdict.explained.entry(why).or_default() += 1,
                     None => {
                         verdict.unexplained += 1;
@@ -433,20 +448,20 @@ impl Story<'_> {
             }
         }
         for (received, process) in before().filter(|(record, _)| record.what == What::Received) {
-            let (end, ended) = self.ends.get(process).copied().unwrap_or((End::Exited, u64::MAX));
+            let Some(Past { end, ended, .. }) = self.pasts.get(process) else { continue };
             let is_acked = |(record, it): &(Record, u32)| {
                 record.what == What::Acked
                     && it == process
                     && record.extra == received.extra
                     && record.at >= received.at
             };
-            if end != End::Exited && ended <= time && !self.records.iter().any(is_acked) {
-                return Some(if end == End::Killed { "kill" } else { "abort" });
+            if *end != End::Exited && *ended <= time && !self.records.iter().any(is_acked) {
+                return Some(if *end == End::Killed { "kill" } else { "abort" });
             }
             let again = |(record, _): &(Record, u32)| {
                 record.what == What::Received && record.extra == received.extra && record.at > received.at
             };
-            let in_a_window = |(from, to): &(u64, u64)| *from <= time && *to >= received.at;
+            let in_a_window = |(from, to): &(u64, u64)| *from <= time && to.saturating_add(ANSWERING) >= received.at;
             if before().any(again) && self.twice.iter().any(in_a_window) {
                 return Some("delivered twice by the queue");
             }
@@ -496,4 +511,88 @@ pub(crate) fn number_of_reason(reason: &str) -> u64 {
 
 fn reason_of(number: u64) -> &'static str {
     usize::try_from(number).ok().and_then(|number| REASONS.get(number).copied()).unwrap_or("another")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Ledger;
+    use crate::plan::{Behaviour, PLAIN};
+
+    const SENDER: u32 = 1;
+    const FIRST: u32 = 2;
+    const SECOND: u32 = 3;
+
+    /// A run of one event, of a kind with one handler that succeeds at once.
+    fn plan() -> Plan {
+        let plan = |seed| Plan {
+            seed,
+            events: 1,
+            rate: 1.0,
+            max_delay_ms: 0,
+            visibility_secs: 10,
+            max_receives: 8,
+            clock_ahead_ms: 0,
+            poison: false,
+        };
+        let is_plain = |plan: &Plan| plan.kind(0) == 0 && plan.behaviour(0, PLAIN) == Behaviour::Succeed;
+        (0..).map(plan).find(is_plain).unwrap()
+    }
+
+    fn record(what: What, at: u64, extra: u64) -> Record {
+        let of_a_run = matches!(what, What::Succeeded);
+        Record { what, handler: of_a_run.then_some(PLAIN as u8), attempt: 1, event: 0, at, extra }
+    }
+
+    /// The event is signalled, due at one second; the first node's and the second's records follow.
+    fn verdict(first: &[Record], end: End, second: &[Record]) -> Verdict {
+        let folder = tempfile::tempdir().unwrap();
+        let sent = [record(What::Intended, 0, 1_000_000), record(What::Confirmed, 0, 1_000_000)];
+        let of = |number, records: &[Record], end| {
+            let ledger = ledger::path(folder.path(), number);
+            Ledger::open(&ledger, 0).unwrap().write(records);
+            Past { number, ledger, is_sender: number == SENDER, end, stopped: None, ended: 3_000_000 }
+        };
+        let pasts = [of(SENDER, &sent, End::Exited), of(FIRST, first, end), of(SECOND, second, End::Exited)];
+        judge(&plan(), &pasts, &folder.path().join("dead.ledger"), &Windows::new()).unwrap()
+    }
+
+    fn run_at(at: u64) -> [Record; 2] {
+        [record(What::Received, at, 7), record(What::Succeeded, at, at + 1)]
+    }
+
+    const AFTER: u64 = 4_000_000;
+
+    #[test]
+    fn an_event_that_never_ran_is_lost_and_one_that_ran_before_it_was_due_is_early() {
+        let lost = verdict(&[], End::Exited, &[]);
+        assert_eq!((lost.lost, lost.early, lost.violations.count), (1, 0, 1));
+        let early = verdict(&run_at(900_000), End::Exited, &[]);
+        assert_eq!((early.lost, early.early, early.violations.count), (0, 1, 1));
+        let well = verdict(&run_at(1_000_000), End::Exited, &[]);
+        assert_eq!((well.runs, well.violations.count), (1, 0));
+    }
+
+    #[test]
+    fn a_second_run_is_explained_by_the_death_of_the_node_that_had_it_and_by_nothing_less() {
+        let unexplained = verdict(&run_at(1_000_000), End::Exited, &run_at(AFTER));
+        assert_eq!((unexplained.unexplained, unexplained.violations.count), (1, 1));
+        let killed = verdict(&run_at(1_000_000), End::Killed, &run_at(AFTER));
+        assert_eq!((killed.explained.get("kill"), killed.violations.count), (Some(&1), 0));
+        let too_early = verdict(&run_at(1_000_000), End::Killed, &run_at(2_000_000));
+        assert_eq!(too_early.unexplained, 1, "it began before the kill");
+        let mut acked = run_at(1_000_000).to_vec();
+        acked.push(record(What::Acked, 1_100_000, 7));
+        assert_eq!(verdict(&acked, End::Killed, &run_at(AFTER)).unexplained, 1, "the ack was confirmed");
+    }
+
+    #[test]
+    fn an_answer_that_was_lost_explains_a_second_run() {
+        for what in [What::AckUnsure, What::ExtendFailed, What::SendUnsure] {
+            let mut first = run_at(1_000_000).to_vec();
+            first.push(record(what, 1_100_000, 7));
+            let verdict = verdict(&first, End::Exited, &run_at(AFTER));
+            assert_eq!((verdict.explained.len(), verdict.violations.count), (1, 0), "{what:?}");
+        }
+    }
 }
