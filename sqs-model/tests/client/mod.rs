@@ -27,6 +27,11 @@ pub fn new_name() -> String {
 
 /// Options of Dawdle's own backend, with receives that wait only a second.
 pub fn options(endpoint: &str) -> SqsOptions {
+    assert!(
+        std::env::var_os("AWS_ACCESS_KEY_ID").is_some(),
+        "Dawdle's backend takes its credentials from the AWS default chain: run `./test`, or set AWS_ACCESS_KEY_ID=test \
+         and AWS_SECRET_ACCESS_KEY=test, which are as good as any here"
+    );
     SqsOptions {
         queue: Some(new_name()),
         endpoint_url: Some(endpoint.to_owned()),
