@@ -224,7 +224,10 @@ async fn no_payload_is_logged_or_in_an_error() {
         errors.push(sent.await.unwrap().unwrap_err());
         test.backend().heal();
     }
-    test.dawdle().shutdown().await;
+    let dawdle = test.dawdle().clone();
+    let stopping = tokio::spawn(async move { dawdle.shutdown().await });
+    test.advance(Duration::from_secs(60)).await;
+    stopping.await.unwrap();
     errors.push(test.signal(order("too late")).await.unwrap_err());
     for error in &errors {
         is_silent("an error", &format!("{error} {error:?}"));
