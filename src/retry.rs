@@ -48,6 +48,10 @@ impl Backoff {
 
     /// The delay after failed attempt number `attempt` (from 1), before jitter.
     pub fn nominal(&self, attempt: u32) -> Duration {
+        if self.first.is_zero() {
+            // Times a factor that is beyond all bounds by now, it would be no number.
+            return self.first;
+        }
         let doublings = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
         let seconds = self.first.as_secs_f64() * self.factor.powi(doublings);
         if seconds >= self.max.as_secs_f64() { self.max } else { Duration::from_secs_f64(seconds) }
@@ -55,7 +59,9 @@ impl Backoff {
 
     /// The delay after failed attempt number `attempt`, with `random` in 0..1 as its jitter.
     pub fn delay(&self, attempt: u32, random: f64) -> Duration {
-        self.nominal(attempt).mul_f64(1.0 - JITTER * random.clamp(0.0, 1.0))
+        let nominal = self.nominal(attempt);
+        let seconds = nominal.as_secs_f64() * (1.0 - JITTER * random.clamp(0.0, 1.0));
+        Duration::try_from_secs_f64(seconds).unwrap_or(nominal)
     }
 }
 
@@ -75,6 +81,14 @@ mod tests {
     fn the_default_attempts_span_a_weekend() {
         let total: Duration = (1..25).map(|attempt| Backoff::default().nominal(attempt)).sum();
         assert!(total > Duration::from_secs(60 * 3600), "{total:?}");
+    }
+
+    #[test]
+    fn no_backoff_is_too_short_or_too_long_for_any_attempt() {
+        for attempt in [1, 2, 2_000, u32::MAX] {
+            assert_eq!(Backoff::exponential(Duration::ZERO, Duration::MAX).delay(attempt, 0.5), Duration::ZERO);
+            assert_eq!(Backoff::fixed(Duration::MAX).delay(attempt, 0.0), Duration::MAX);
+        }
     }
 
     proptest! {
