@@ -181,7 +181,10 @@ impl Clock {
     {
         let (work, receiver) = answering(future);
         let handle = match &self.source {
-            Source::System => spawn_on(runtime.or_else(|| threads::handle()), work),
+            Source::System => match runtime {
+                None => spawn_on(threads::handle(), work),
+                known => spawn_on(known, work),
+            },
             Source::Virtual(clock) => spawn_on(runtime, clock.track(work, true)),
             #[cfg(test)]
             Source::Explored(clock) => return Task { receiver, abort: Abort::Explored(clock.spawn(work)) },

@@ -199,7 +199,10 @@ impl Dawdle {
     /// know how far its machine's clock is off.
     pub(crate) async fn learn_the_time(&self) {
         let ask = || async {
-            let learning = |backend: Arc<dyn Backend>| async move { Ok(backend.learn_clock_offset().await) };
+            let learning = |backend: Arc<dyn Backend>| async move {
+                backend.learn_clock_offset().await;
+                Ok(())
+            };
             if let Err(error) = self.0.engine.ask(learning).await {
                 tracing::debug!("the queue's time was not learnt: {error}");
             }

@@ -31,7 +31,7 @@ use crate::testing::{Harness, HarnessBuilder};
 /// A run can only be dropped where it waits: let the fakes of a test wait where the real thing
 /// would, if only for `tokio::task::yield_now()`.
 ///
-/// ```
+/// ```standalone_crate
 /// use std::collections::BTreeSet;
 /// use std::sync::Mutex;
 ///
