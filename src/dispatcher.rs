@@ -566,7 +566,7 @@ impl Dispatcher {
             biased;
             () = stops.begin.raised() => return None,
             () = lost.raised() => return None,
-            permits = self.permits_in_turn(entry, place) => permits?,
+            permits = self.permits(entry, place) => permits?,
         };
         // It may have waited for long; a lease that ends in the middle would let another node run it, too.
         if place.is_some_and(|place| place.lease_ends_within(entry.timeout, shared.clock.instant())) {
@@ -643,22 +643,6 @@ impl Dispatcher {
             observer.ran(&entry.name, event, envelope.id, &outcome);
         }
         Some(outcome)
-    }
-
-    /// The permits of a run, once no suspect has its turn: nothing is held while that is waited for.
-    async fn permits_in_turn(&self, entry: &Entry, place: Option<&Place>) -> Option<Permits> {
-        let suspects = place.and_then(Place::waits_for);
-        let mut waits = true;
-        loop {
-            let permits = self.permits(entry, place).await?;
-            match suspects {
-                Some(suspects) if waits && suspects.any() => {
-                    drop(permits);
-                    waits = suspects.none(&self.0.clock).await;
-                }
-                _ => return Some(permits),
-            }
-        }
     }
 
     /// A handler's own permit first, so that waiting for it holds none of the node's; nor does it

@@ -277,16 +277,7 @@ impl Listener {
     async fn take_turns(&self, delivery: Delivery, lost: Latch, place: Place, standing: Standing) {
         let place = place.leased_until(self.engine.leases.wall(&delivery.message_id));
         let line = match standing {
-            Standing::Ordinary => {
-                if self.suspects.any() {
-                    let none = self.suspects.none(&self.engine.clock);
-                    tokio::select! {
-                        _ = none => {}
-                        () = self.work.stops.begin.raised() => {}
-                    }
-                }
-                return self.work_on(delivery, lost, place.behind(&self.suspects)).await;
-            }
+            Standing::Ordinary => return self.work_on(delivery, lost, place).await,
             Standing::Leaving(_leaving) => return self.put_back(delivery, lost, place).await,
             Standing::Suspect(line) => line,
         };
@@ -508,11 +499,11 @@ impl Listener {
                     "the delay queue has {in_flight} messages in flight, its quota: events on it may be late"
                 );
             }
-            if found.is_empty() {
-                return Ok(0);
-            }
-            crate::crash::point!("look.found");
         }
+        if found.is_empty() {
+            return Ok(0);
+        }
+        crate::crash::point!("look.found");
         let (count, in_flight) = (found.len(), crowd.in_flight.load(Ordering::Relaxed));
         let hops = found.into_iter().map(|delivery| self.hop(delivery, received, in_flight));
         futures_util::future::join_all(hops).await;

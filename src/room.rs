@@ -13,7 +13,6 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::sync::{Mutex, Semaphore};
 
 use crate::clock::Latch;
-use crate::suspect::Suspects;
 
 /// The least that is received ahead.
 const LEAST_AHEAD: usize = 10;
@@ -71,7 +70,6 @@ impl Room {
             held: Mutex::new(place),
             aside: Arc::clone(&self.aside),
             ending: Arc::clone(&self.ending),
-            before: None,
             leased_until: None,
             begun: Latch::default(),
         }
@@ -126,8 +124,6 @@ pub(crate) struct Place {
     held: Mutex<OwnedSemaphorePermit>,
     aside: Arc<Semaphore>,
     ending: Arc<Semaphore>,
-    /// Whom this message waits for before it is begun.
-    before: Option<Suspects>,
     /// Until when its lease can be extended.
     leased_until: Option<Instant>,
     /// Raised when a handler of its message begins.
@@ -148,16 +144,6 @@ impl Place {
     /// Whether the lease of its message cannot be held for so long.
     pub(crate) fn lease_ends_within(&self, span: Duration, now: Instant) -> bool {
         self.leased_until.is_some_and(|end| now + span > end)
-    }
-
-    /// The same place, for a message that is begun when no suspect has its turn.
-    pub(crate) fn behind(self, suspects: &Suspects) -> Self {
-        Place { before: Some(suspects.clone()), ..self }
-    }
-
-    /// Whom this message waits for before it is begun.
-    pub(crate) fn waits_for(&self) -> Option<&Suspects> {
-        self.before.as_ref()
     }
 
     /// Leaves the place to another while this message waits for something of its own: its due

@@ -4,13 +4,14 @@
 //! was. So a message with a third of `max_receives` is a suspect:
 //!
 //! - Suspects take turns on a node, those with fewer receives first, and else by chance; the first
-//!   turn waits a moment for the others to arrive. Meanwhile nothing else is begun there.
+//!   turn waits a moment for the others to arrive. What is no suspect is begun as ever: a crash counts
+//!   a receive for it too, and it has some to spare.
 //! - An innocent ends its turn, is acked, and gone: half of them at each crash, and everyone who
 //!   joined them later. A turn is over five seconds after its work was begun, too, and after twice
-//!   as long at each further receive: who has killed nobody in that time lets others begin.
+//!   as long at each further receive: who has killed nobody in that time lets the next begin.
 //! - At its last receive a turn lasts until its work ends; and whoever would have to wait then is
 //!   put back on the queue instead, unread, as a fresh copy. So what is received beyond the limit
-//!   was alone in the end.
+//!   was alone in the end, but for a killer whose own copy is new enough to be no suspect.
 //! - A long line of suspects is no crash but an incident of the queue: beyond a bound they are put
 //!   back as fresh copies, too, which costs two requests each and no turn.
 
@@ -31,7 +32,7 @@ const GATHER: Duration = Duration::from_millis(100);
 /// How long a suspect's first turn lasts at most, once its work was begun; the next lasts twice as long.
 const TURN: Duration = Duration::from_secs(5);
 
-/// How long a turn lasts at the last receive, may wait for a permit, and keeps others waiting.
+/// How long a turn lasts at the last receive, and may wait for a permit.
 const LAST_TURN: Duration = Duration::from_secs(300);
 
 /// The suspects that a listener has in hand. Cheap to clone.
@@ -144,11 +145,6 @@ impl Suspects {
     /// Whether a suspect waits or has its turn.
     pub(crate) fn any(&self) -> bool {
         self.0.present.count() > 0
-    }
-
-    /// Waits until none does; `false` if this takes longer than anything has to wait. Cancel-safe.
-    pub(crate) async fn none(&self, clock: &Clock) -> bool {
-        clock.timeout(LAST_TURN, self.0.present.none()).await.is_some()
     }
 }
 
