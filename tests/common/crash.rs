@@ -322,8 +322,8 @@ impl Backend for Watched {
         let mut limits = self.queue.limits();
         limits.delay_lane = true;
         limits.max_delay = Some(Duration::from_secs(2));
-        // A day of it is kept free: what would be parked beyond two seconds is sent afresh.
-        limits.retention = Some(Duration::from_secs(86_400 + 2));
+        // A day of it is kept free: what would be parked beyond four seconds is sent afresh.
+        limits.retention = Some(Duration::from_secs(86_400 + 4));
         limits
     }
 
@@ -445,8 +445,8 @@ impl Life {
         self.put(Lane::Message, step(POISON, begun)?).await?;
         self.put(Lane::Message, step(UNKNOWN, begun)?.replace("crash.step", "crash.unknown")).await?;
         self.put(Lane::Delay, step(FORWARDED, due(1.0))?).await?;
-        self.put(Lane::Delay, step(RENEWED, due(4.0))?).await?;
-        self.put(Lane::Delay, step(PARKED, due(2.6))?).await?;
+        self.put(Lane::Delay, step(RENEWED, due(7.0))?).await?;
+        self.put(Lane::Delay, step(PARKED, due(4.2))?).await?;
 
         dawdle.start_listener().await?;
         for (number, slow) in [(NOW, false), (SLOW, true), (NOT_DELETED, false)] {
