@@ -11,8 +11,9 @@
 //! - its ack was answered by an error, or by nothing;
 //! - an extension of its lease was answered by an error, or by nothing;
 //! - it was sent, and the answer to that was lost;
-//! - it was received more than once while the endpoint was told to duplicate messages or to bring
-//!   deleted ones back.
+//! - it was received more than once, and since its first receive the endpoint was told to duplicate
+//!   messages or to bring deleted ones back. (What becomes of a message is decided at its first receive.
+//!   Where the answer to that was lost, it may have been as early as the event was signalled.)
 //!
 //! A run that has the attempt of an earlier one is explained, too, when that one did not end and its
 //! process had been told to stop: what a stop cuts off goes to another node, and spends no attempt.
@@ -461,7 +462,8 @@ impl Story<'_> {
             let again = |(record, _): &(Record, u32)| {
                 record.what == What::Received && record.extra == received.extra && record.at > received.at
             };
-            let in_a_window = |(from, to): &(u64, u64)| *from <= time && to.saturating_add(ANSWERING) >= received.at;
+            let first = if received.attempt > 1 { self.start() } else { received.at };
+            let in_a_window = |(from, to): &(u64, u64)| *from <= time && to.saturating_add(ANSWERING) >= first;
             if before().any(again) && self.twice.iter().any(in_a_window) {
                 return Some("delivered twice by the queue");
             }
@@ -469,8 +471,13 @@ impl Story<'_> {
         None
     }
 
+    /// When the first thing is on file.
+    fn start(&self) -> u64 {
+        self.records.first().map_or(0, |(record, _)| record.at)
+    }
+
     fn tell(&self, handler: usize, run: &Run) -> String {
-        let start = self.records.first().map_or(0, |(record, _)| record.at);
+        let start = self.start();
         let story: Vec<String> = self
             .records
             .iter()
@@ -546,6 +553,10 @@ mod tests {
 
     /// The event is signalled, due at one second; the first node's and the second's records follow.
     fn verdict(first: &[Record], end: End, second: &[Record]) -> Verdict {
+        verdict_where_twice(first, end, second, Windows::new())
+    }
+
+    fn verdict_where_twice(first: &[Record], end: End, second: &[Record], twice: Windows) -> Verdict {
         let folder = tempfile::tempdir().unwrap();
         let sent = [record(What::Intended, 0, 1_000_000), record(What::Confirmed, 0, 1_000_000)];
         let of = |number, records: &[Record], end| {
@@ -554,7 +565,7 @@ mod tests {
             Past { number, ledger, is_sender: number == SENDER, end, stopped: None, ended: 3_000_000 }
         };
         let pasts = [of(SENDER, &sent, End::Exited), of(FIRST, first, end), of(SECOND, second, End::Exited)];
-        judge(&plan(), &pasts, &folder.path().join("dead.ledger"), &Windows::new()).unwrap()
+        judge(&plan(), &pasts, &folder.path().join("dead.ledger"), &twice).unwrap()
     }
 
     fn run_at(at: u64) -> [Record; 2] {
@@ -594,5 +605,19 @@ mod tests {
             let verdict = verdict(&first, End::Exited, &run_at(AFTER));
             assert_eq!((verdict.explained.len(), verdict.violations.count), (1, 0), "{what:?}");
         }
+    }
+
+    #[test]
+    fn a_message_that_comes_twice_is_explained_by_the_faults_since_its_first_receive() {
+        let received_again = |count| {
+            let mut first = run_at(12_000_000).to_vec();
+            first[0].attempt = count;
+            first.push(record(What::Acked, 12_100_000, 7));
+            verdict_where_twice(&first, End::Exited, &run_at(13_000_000), vec![(2_000_000, 3_000_000)])
+        };
+        let after_all_faults = received_again(1);
+        assert_eq!((after_all_faults.unexplained, after_all_faults.violations.count), (1, 1));
+        let answer_lost = received_again(2);
+        assert_eq!((answer_lost.explained.get("delivered twice by the queue"), answer_lost.unexplained), (Some(&1), 0));
     }
 }
