@@ -39,6 +39,10 @@ pub(crate) mod orders;
 /// The most of a handler's error that a dead letter keeps, in bytes.
 const MAX_ERROR: usize = 4096;
 
+/// What compressed bodies may unfold to, all together, in bytes. One more waits until others have come to
+/// their ends.
+const MAX_UNFOLDED: usize = 64 * 1024 * 1024;
+
 /// An event that nobody here can handle is passed on after two seconds at first, and then after an
 /// eighth of the time that it has been passed on already, up to a bound: several times quickly,
 /// for on a mixed fleet chance may bring it to the wrong node more than once. It is never held
@@ -92,6 +96,8 @@ struct Shared {
     middleware: Vec<Arc<dyn ErasedMiddleware>>,
     registry: RwLock<Arc<Registry>>,
     permits: Arc<Semaphore>,
+    /// The bytes that compressed bodies may still unfold to.
+    unfolding: Arc<Semaphore>,
     foreign: Option<Foreign>,
     observer: Option<Arc<dyn Observer>>,
     instance: OnceLock<Instance>,
@@ -153,6 +159,7 @@ impl Dispatcher {
         Dispatcher(Arc::new(Shared {
             clock,
             permits: Arc::new(Semaphore::new(settings.concurrency)),
+            unfolding: Arc::new(Semaphore::new(MAX_UNFOLDED)),
             settings,
             states,
             middleware,
@@ -206,10 +213,33 @@ impl Dispatcher {
         if delivery.receive_count > max_receives.saturating_mul(2) {
             return Verdict::Finish(vec![self.unread(delivery)]);
         }
+        let _unfolded = tokio::select! {
+            biased;
+            unfolded = self.room_to_unfold(&delivery.body) => unfolded,
+            () = stops.begin.raised() => return Verdict::GiveBack,
+            () = lost.raised() => return Verdict::GiveBack,
+        };
         let body = wire::read(&delivery.body, delivery.enqueued_at);
         if delivery.receive_count > max_receives {
             return Verdict::Finish(self.poison(body, delivery));
         }
+        self.decide_body(body, delivery, place, lost, stops).await
+    }
+
+    /// Waits for room for what a compressed body unfolds to; kept for as long as it is worked on.
+    async fn room_to_unfold(&self, body: &str) -> Option<OwnedSemaphorePermit> {
+        let bytes = u32::try_from(wire::unfolded_bytes(body)?).ok()?;
+        Arc::clone(&self.0.unfolding).acquire_many_owned(bytes).await.ok()
+    }
+
+    async fn decide_body(
+        &self,
+        body: Body,
+        delivery: &Delivery,
+        place: &Place,
+        lost: &Latch,
+        stops: &Stops,
+    ) -> Verdict {
         match body {
             Body::One(envelope) => self.decide_one(*envelope, delivery, place, lost, stops).await,
             Body::Pack(parts) if delivery.receive_count > 1 => Verdict::Finish(self.unpack(parts, delivery)),

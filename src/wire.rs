@@ -27,6 +27,9 @@ use crate::event::EventId;
 /// The most that a compressed body may unfold to, in bytes: 16 MiB. Nothing larger is written.
 const MAX_UNFOLDED: u64 = 16 * 1024 * 1024;
 
+/// What gzip begins with.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+
 /// The most events of one body. 1 MiB holds about as many that are next to empty; a body of more is
 /// no pack but a way to have one message make very many.
 const MAX_PACK: usize = 10_000;
@@ -157,13 +160,24 @@ fn not_json(error: &serde_json::Error) -> String {
     format!("the body is not a JSON object (line {}, column {})", error.line(), error.column())
 }
 
+/// How many bytes a compressed body unfolds to, as far as it may; `None` for any other body.
+pub(crate) fn unfolded_bytes(body: &str) -> Option<u64> {
+    let text = body.trim_ascii();
+    // Whatever begins with gzip's magic number begins with this in base64.
+    let bytes = text.starts_with("H4").then(|| BASE64.decode(text).ok()).flatten()?;
+    Some(std::io::copy(&mut gunzip(&bytes), &mut std::io::sink()).unwrap_or(MAX_UNFOLDED))
+}
+
+fn gunzip(bytes: &[u8]) -> impl Read {
+    flate2::read::MultiGzDecoder::new(bytes).take(MAX_UNFOLDED + 1)
+}
+
 /// Undoes base64 and gzip.
 fn unfold(text: &str) -> Result<String, String> {
     let bytes = BASE64.decode(text).map_err(|_| "the body is neither JSON nor base64".to_owned())?;
-    let bytes = if bytes.starts_with(&[0x1f, 0x8b]) {
+    let bytes = if bytes.starts_with(&GZIP) {
         let mut unfolded = Vec::new();
-        let mut gzip = flate2::read::MultiGzDecoder::new(bytes.as_slice()).take(MAX_UNFOLDED + 1);
-        gzip.read_to_end(&mut unfolded).map_err(|_| "the body's gzip stream is broken".to_owned())?;
+        gunzip(&bytes).read_to_end(&mut unfolded).map_err(|_| "the body's gzip stream is broken".to_owned())?;
         if unfolded.len() as u64 > MAX_UNFOLDED {
             return Err(format!("the body unfolds to more than {MAX_UNFOLDED} bytes"));
         }

@@ -124,6 +124,11 @@ impl Semaphore {
         Arc::clone(&self.0).acquire_owned().await
     }
 
+    pub(crate) async fn acquire_many_owned(self: Arc<Self>, count: u32) -> Result<OwnedSemaphorePermit, AcquireError> {
+        step();
+        Arc::clone(&self.0).acquire_many_owned(count).await
+    }
+
     pub(crate) fn try_acquire_owned(self: Arc<Self>) -> Result<OwnedSemaphorePermit, TryAcquireError> {
         step();
         Arc::clone(&self.0).try_acquire_owned()
