@@ -6,10 +6,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use dawdle::backend::memory::MemoryBackend;
-use dawdle::backend::{Backend, BoxFuture, Delivery, Lane, LaneStats, Limits, Outgoing, Receipt, Role, Settle};
+use dawdle::backend::{Backend, BoxFuture, Delivery, Lane, Limits, Outgoing, Receipt, Settle};
 use dawdle::{Clock, Config, Context, Dawdle, Event, Outcome, State, VirtualClock};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+
+#[path = "common/forward.rs"]
+mod forward;
+use forward::forward;
 
 const MINUTE: u64 = 60;
 const HOUR: u64 = 3_600;
@@ -103,20 +107,10 @@ impl Mortal {
 }
 
 impl Backend for Mortal {
+    forward!(self.queue => describe, limits, check, inspect);
+
     fn name(&self) -> &str {
         "mortal"
-    }
-
-    fn describe(&self) -> String {
-        self.queue.describe()
-    }
-
-    fn limits(&self) -> Limits {
-        self.queue.limits()
-    }
-
-    fn check(&self, role: Role) -> BoxFuture<'_, dawdle::Result<()>> {
-        self.queue.check(role)
     }
 
     fn send<'a>(&'a self, lane: Lane, messages: &'a [Outgoing]) -> BoxFuture<'a, Vec<dawdle::Result<()>>> {
@@ -138,10 +132,6 @@ impl Backend for Mortal {
         lease: Duration,
     ) -> BoxFuture<'a, Vec<dawdle::Result<()>>> {
         Box::pin(self.write(self.queue.extend(lane, receipts, lease)))
-    }
-
-    fn inspect(&self, lane: Lane) -> BoxFuture<'_, dawdle::Result<LaneStats>> {
-        self.queue.inspect(lane)
     }
 
     fn browse(&self, lane: Lane, max: usize, hold: Duration) -> BoxFuture<'_, dawdle::Result<Vec<Delivery>>> {

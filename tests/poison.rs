@@ -7,10 +7,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use dawdle::backend::memory::MemoryBackend;
-use dawdle::backend::{Backend, BoxFuture, Delivery, Lane, LaneStats, Limits, Outgoing, Receipt, Role, Settle};
+use dawdle::backend::{Backend, BoxFuture, Delivery, Lane, Outgoing, Receipt, Settle};
 use dawdle::{Clock, Config, Dawdle, Event, Filter, Outcome, State, VirtualClock, reason};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+
+#[path = "common/forward.rs"]
+mod forward;
+use forward::forward;
 
 /// Kills its process, some time after it was begun.
 #[derive(Serialize, Deserialize, Event)]
@@ -76,20 +80,10 @@ struct Way {
 }
 
 impl Backend for Way {
+    forward!(self.queue => describe, limits, check, inspect);
+
     fn name(&self) -> &str {
         "way"
-    }
-
-    fn describe(&self) -> String {
-        self.queue.describe()
-    }
-
-    fn limits(&self) -> Limits {
-        self.queue.limits()
-    }
-
-    fn check(&self, role: Role) -> BoxFuture<'_, dawdle::Result<()>> {
-        self.queue.check(role)
     }
 
     fn send<'a>(&'a self, lane: Lane, messages: &'a [Outgoing]) -> BoxFuture<'a, Vec<dawdle::Result<()>>> {
@@ -123,10 +117,6 @@ impl Backend for Way {
         lease: Duration,
     ) -> BoxFuture<'a, Vec<dawdle::Result<()>>> {
         Box::pin(self.life.call(self.queue.extend(lane, receipts, lease)))
-    }
-
-    fn inspect(&self, lane: Lane) -> BoxFuture<'_, dawdle::Result<LaneStats>> {
-        self.queue.inspect(lane)
     }
 
     fn browse(&self, lane: Lane, max: usize, hold: Duration) -> BoxFuture<'_, dawdle::Result<Vec<Delivery>>> {

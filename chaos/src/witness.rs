@@ -6,13 +6,15 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use dawdle::backend::{
-    Backend, BoxFuture, Delivery, Lane, LaneStats, Limits, Outgoing, Receipt, Role, Settle, Settlement,
-};
+use dawdle::backend::{Backend, BoxFuture, Delivery, Lane, Outgoing, Receipt, Settle, Settlement};
 use serde::Deserialize;
 
 use crate::ledger::{Ledger, Record, What};
 use crate::plan::handler_called;
+
+#[path = "../../tests/common/forward.rs"]
+mod forward;
+use forward::forward;
 
 /// A backend, watched.
 pub(crate) struct Witness<B> {
@@ -107,25 +109,7 @@ impl Drop for Unanswered<'_> {
 }
 
 impl<B: Backend> Backend for Witness<B> {
-    fn name(&self) -> &str {
-        self.backend.name()
-    }
-
-    fn describe(&self) -> String {
-        self.backend.describe()
-    }
-
-    fn limits(&self) -> Limits {
-        self.backend.limits()
-    }
-
-    fn clock_offset_ms(&self) -> i64 {
-        self.backend.clock_offset_ms()
-    }
-
-    fn check(&self, role: Role) -> BoxFuture<'_, dawdle::Result<()>> {
-        self.backend.check(role)
-    }
+    forward!(self.backend => name, describe, limits, clock_offset_ms, check, inspect);
 
     fn send<'a>(&'a self, lane: Lane, messages: &'a [Outgoing]) -> BoxFuture<'a, Vec<dawdle::Result<()>>> {
         Box::pin(async move {
@@ -204,10 +188,6 @@ impl<B: Backend> Backend for Witness<B> {
             self.ledger.write(&records);
             answers
         })
-    }
-
-    fn inspect(&self, lane: Lane) -> BoxFuture<'_, dawdle::Result<LaneStats>> {
-        self.backend.inspect(lane)
     }
 
     fn browse(&self, lane: Lane, max: usize, hold: Duration) -> BoxFuture<'_, dawdle::Result<Vec<Delivery>>> {
