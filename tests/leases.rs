@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use dawdle::backend::memory::{Action, Fault, MemoryBackend};
 use dawdle::backend::{Backend, BoxFuture, Lane, Outgoing, Receipt, Settle};
-use dawdle::{Clock, Config, Context, Dawdle, Error, ErrorKind, Event, Outcome, State, VirtualClock};
+use dawdle::{Clock, Config, Context, Dawdle, Error, ErrorKind, Event, Outcome, Result, State, VirtualClock};
 use futures_util::FutureExt;
 use serde::{Deserialize, Serialize};
 
@@ -239,22 +239,17 @@ impl Backend for Strict {
         "strict"
     }
 
-    fn send<'a>(&'a self, lane: Lane, messages: &'a [Outgoing]) -> BoxFuture<'a, Vec<dawdle::Result<()>>> {
+    fn send<'a>(&'a self, lane: Lane, messages: &'a [Outgoing]) -> BoxFuture<'a, Vec<Result<()>>> {
         self.writes.fetch_add(1, Ordering::Relaxed);
         self.queue.send(lane, messages)
     }
 
-    fn settle<'a>(&'a self, lane: Lane, entries: &'a [Settle]) -> BoxFuture<'a, Vec<dawdle::Result<()>>> {
+    fn settle<'a>(&'a self, lane: Lane, entries: &'a [Settle]) -> BoxFuture<'a, Vec<Result<()>>> {
         self.writes.fetch_add(1, Ordering::Relaxed);
         self.queue.settle(lane, entries)
     }
 
-    fn extend<'a>(
-        &'a self,
-        lane: Lane,
-        receipts: &'a [Receipt],
-        lease: Duration,
-    ) -> BoxFuture<'a, Vec<dawdle::Result<()>>> {
+    fn extend<'a>(&'a self, lane: Lane, receipts: &'a [Receipt], lease: Duration) -> BoxFuture<'a, Vec<Result<()>>> {
         Box::pin(async move {
             if self.refuses.load(Ordering::Relaxed) {
                 let lost = || Err(Error::new(ErrorKind::LeaseLost, "refused, as the test asked"));

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use dawdle::backend::memory::MemoryBackend;
 use dawdle::backend::{Backend, BoxFuture, Delivery, Lane, Outgoing, Receipt, Settle};
-use dawdle::{Clock, Config, Dawdle, Event, Filter, Outcome, State, VirtualClock, reason};
+use dawdle::{Clock, Config, Dawdle, Event, Filter, Outcome, Result, State, VirtualClock, reason};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -86,7 +86,7 @@ impl Backend for Way {
         "way"
     }
 
-    fn send<'a>(&'a self, lane: Lane, messages: &'a [Outgoing]) -> BoxFuture<'a, Vec<dawdle::Result<()>>> {
+    fn send<'a>(&'a self, lane: Lane, messages: &'a [Outgoing]) -> BoxFuture<'a, Vec<Result<()>>> {
         let life = &self.life;
         Box::pin(async move {
             let number = life.sends.fetch_add(1, Ordering::Relaxed) + 1;
@@ -102,24 +102,19 @@ impl Backend for Way {
         })
     }
 
-    fn receive(&self, lane: Lane, max: usize) -> BoxFuture<'_, dawdle::Result<Vec<Delivery>>> {
+    fn receive(&self, lane: Lane, max: usize) -> BoxFuture<'_, Result<Vec<Delivery>>> {
         Box::pin(self.life.call(self.queue.receive(lane, max)))
     }
 
-    fn settle<'a>(&'a self, lane: Lane, entries: &'a [Settle]) -> BoxFuture<'a, Vec<dawdle::Result<()>>> {
+    fn settle<'a>(&'a self, lane: Lane, entries: &'a [Settle]) -> BoxFuture<'a, Vec<Result<()>>> {
         Box::pin(self.life.call(self.queue.settle(lane, entries)))
     }
 
-    fn extend<'a>(
-        &'a self,
-        lane: Lane,
-        receipts: &'a [Receipt],
-        lease: Duration,
-    ) -> BoxFuture<'a, Vec<dawdle::Result<()>>> {
+    fn extend<'a>(&'a self, lane: Lane, receipts: &'a [Receipt], lease: Duration) -> BoxFuture<'a, Vec<Result<()>>> {
         Box::pin(self.life.call(self.queue.extend(lane, receipts, lease)))
     }
 
-    fn browse(&self, lane: Lane, max: usize, hold: Duration) -> BoxFuture<'_, dawdle::Result<Vec<Delivery>>> {
+    fn browse(&self, lane: Lane, max: usize, hold: Duration) -> BoxFuture<'_, Result<Vec<Delivery>>> {
         Box::pin(self.life.call(self.queue.browse(lane, max, hold)))
     }
 }
