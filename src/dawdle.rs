@@ -37,9 +37,9 @@ const SIGNALS_AT_ONCE: usize = 1_000;
 
 /// Signals events, and runs their handlers: one application's queues and this process's part in them.
 ///
-/// Used within a tokio runtime. Cheap to clone; clones are handles of one instance. A listener goes on in the background, also
-/// when every handle is dropped, until [`shutdown`](Dawdle::shutdown) or until the tokio runtime
-/// ends; whatever is then under way is still on the queue.
+/// Used within a tokio runtime. Cheap to clone; clones are handles of one instance. A listener goes
+/// on in the background, also when every handle is dropped, until [`shutdown`](Dawdle::shutdown) or
+/// until the tokio runtime ends; whatever is then under way is still on the queue.
 ///
 /// ```no_run
 /// # use dawdle::{Context, Dawdle, Event, Outcome};

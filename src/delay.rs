@@ -10,9 +10,10 @@
 //! ```
 //!
 //! Without a delay queue the event chains on the message queue, max_delay at a time. Nothing here
-//! waits or sends. A message there is received once for each park; one that is received far more often
-//! is forwarded unread, for it may be killing whoever reads it. A hop always ends before the event is due, with time to spare for whoever
-//! makes the next one; so at worst, when a node dies with it in hand, it is repeated.
+//! waits or sends. A message there is received once for each park; one that is received far more
+//! often is forwarded unread, for it may be killing whoever reads it. A hop always ends before the
+//! event is due, with time to spare for whoever makes the next one; so at worst, when a node dies
+//! with it in hand, it is repeated.
 
 use std::time::{Duration, SystemTime};
 

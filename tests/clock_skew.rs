@@ -6,9 +6,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use dawdle::backend::memory::MemoryBackend;
-use dawdle::backend::{Backend, BoxFuture, Delivery, Lane, LaneStats, Limits, Outgoing, Receipt, Role, Settle};
+use dawdle::backend::{Backend, BoxFuture};
 use dawdle::{Clock, Config, Context, Dawdle, Event, Filter, Outcome, State, VirtualClock, reason};
 use serde::{Deserialize, Serialize};
+
+#[path = "common/forward.rs"]
+mod forward;
+use forward::forward;
 
 const MINUTES_OFF: [i64; 3] = [-5, 0, 5];
 
@@ -55,16 +59,10 @@ struct Skewed {
 }
 
 impl Backend for Skewed {
+    forward!(self.queue => describe, limits, check, send, receive, settle, extend, inspect, browse);
+
     fn name(&self) -> &str {
         "skewed"
-    }
-
-    fn describe(&self) -> String {
-        self.queue.describe()
-    }
-
-    fn limits(&self) -> Limits {
-        self.queue.limits()
     }
 
     fn clock_offset_ms(&self) -> i64 {
@@ -74,39 +72,6 @@ impl Backend for Skewed {
     fn learn_clock_offset(&self) -> BoxFuture<'_, ()> {
         self.unknown.store(false, Ordering::Relaxed);
         Box::pin(std::future::ready(()))
-    }
-
-    fn check(&self, role: Role) -> BoxFuture<'_, dawdle::Result<()>> {
-        self.queue.check(role)
-    }
-
-    fn send<'a>(&'a self, lane: Lane, messages: &'a [Outgoing]) -> BoxFuture<'a, Vec<dawdle::Result<()>>> {
-        self.queue.send(lane, messages)
-    }
-
-    fn receive(&self, lane: Lane, max: usize) -> BoxFuture<'_, dawdle::Result<Vec<Delivery>>> {
-        self.queue.receive(lane, max)
-    }
-
-    fn settle<'a>(&'a self, lane: Lane, entries: &'a [Settle]) -> BoxFuture<'a, Vec<dawdle::Result<()>>> {
-        self.queue.settle(lane, entries)
-    }
-
-    fn extend<'a>(
-        &'a self,
-        lane: Lane,
-        receipts: &'a [Receipt],
-        lease: Duration,
-    ) -> BoxFuture<'a, Vec<dawdle::Result<()>>> {
-        self.queue.extend(lane, receipts, lease)
-    }
-
-    fn inspect(&self, lane: Lane) -> BoxFuture<'_, dawdle::Result<LaneStats>> {
-        self.queue.inspect(lane)
-    }
-
-    fn browse(&self, lane: Lane, max: usize, hold: Duration) -> BoxFuture<'_, dawdle::Result<Vec<Delivery>>> {
-        self.queue.browse(lane, max, hold)
     }
 }
 

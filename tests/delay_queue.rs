@@ -6,10 +6,14 @@ use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, SystemTime};
 
 use dawdle::backend::memory::{Action, Fault, MemoryBackend};
-use dawdle::backend::{Backend, BoxFuture, Delivery, Lane, LaneStats, Limits, Outgoing, Receipt, Role, Settle};
+use dawdle::backend::{Backend, BoxFuture, Lane, Outgoing};
 use dawdle::{Clock, Config, Context, Dawdle, DeadLetter, Error, ErrorKind, Event, Filter, Outcome, State};
 use dawdle::{VirtualClock, reason};
 use serde::{Deserialize, Serialize};
+
+#[path = "common/forward.rs"]
+mod forward;
+use forward::forward;
 
 const HOUR: u64 = 3_600;
 const DAY: u64 = 86_400;
@@ -36,20 +40,10 @@ struct Picky {
 }
 
 impl Backend for Picky {
+    forward!(self.queue => describe, limits, check, receive, settle, extend, inspect, browse);
+
     fn name(&self) -> &str {
         "picky"
-    }
-
-    fn describe(&self) -> String {
-        self.queue.describe()
-    }
-
-    fn limits(&self) -> Limits {
-        self.queue.limits()
-    }
-
-    fn check(&self, role: Role) -> BoxFuture<'_, dawdle::Result<()>> {
-        self.queue.check(role)
     }
 
     fn send<'a>(&'a self, lane: Lane, messages: &'a [Outgoing]) -> BoxFuture<'a, Vec<dawdle::Result<()>>> {
@@ -64,31 +58,6 @@ impl Backend for Picky {
             }
             answers
         })
-    }
-
-    fn receive(&self, lane: Lane, max: usize) -> BoxFuture<'_, dawdle::Result<Vec<Delivery>>> {
-        self.queue.receive(lane, max)
-    }
-
-    fn settle<'a>(&'a self, lane: Lane, entries: &'a [Settle]) -> BoxFuture<'a, Vec<dawdle::Result<()>>> {
-        self.queue.settle(lane, entries)
-    }
-
-    fn extend<'a>(
-        &'a self,
-        lane: Lane,
-        receipts: &'a [Receipt],
-        lease: Duration,
-    ) -> BoxFuture<'a, Vec<dawdle::Result<()>>> {
-        self.queue.extend(lane, receipts, lease)
-    }
-
-    fn inspect(&self, lane: Lane) -> BoxFuture<'_, dawdle::Result<LaneStats>> {
-        self.queue.inspect(lane)
-    }
-
-    fn browse(&self, lane: Lane, max: usize, hold: Duration) -> BoxFuture<'_, dawdle::Result<Vec<Delivery>>> {
-        self.queue.browse(lane, max, hold)
     }
 }
 

@@ -6,10 +6,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use dawdle::backend::memory::MemoryBackend;
-use dawdle::backend::{Backend, BoxFuture, Delivery, Lane, LaneStats, Limits, Outgoing, Receipt, Role, Settle};
-use dawdle::{Clock, Config, Context, Dawdle, Event, Outcome, State, VirtualClock};
+use dawdle::backend::{Backend, BoxFuture, Delivery, Lane, Limits, Outgoing, Receipt, Settle};
+use dawdle::{Clock, Config, Context, Dawdle, Event, Outcome, Result, State, VirtualClock};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+
+#[path = "common/forward.rs"]
+mod forward;
+use forward::forward;
 
 const MINUTE: u64 = 60;
 const HOUR: u64 = 3_600;
@@ -87,7 +91,7 @@ impl Mortal {
     }
 
     /// A call that takes messages, when it finds some.
-    async fn take(&self, call: impl Future<Output = dawdle::Result<Vec<Delivery>>>) -> dawdle::Result<Vec<Delivery>> {
+    async fn take(&self, call: impl Future<Output = Result<Vec<Delivery>>>) -> Result<Vec<Delivery>> {
         if self.death.is_some_and(|death| self.calls.load(Ordering::Relaxed) >= death.call) {
             std::future::pending::<()>().await;
         }
@@ -103,48 +107,29 @@ impl Mortal {
 }
 
 impl Backend for Mortal {
+    forward!(self.queue => describe, limits, check, inspect);
+
     fn name(&self) -> &str {
         "mortal"
     }
 
-    fn describe(&self) -> String {
-        self.queue.describe()
-    }
-
-    fn limits(&self) -> Limits {
-        self.queue.limits()
-    }
-
-    fn check(&self, role: Role) -> BoxFuture<'_, dawdle::Result<()>> {
-        self.queue.check(role)
-    }
-
-    fn send<'a>(&'a self, lane: Lane, messages: &'a [Outgoing]) -> BoxFuture<'a, Vec<dawdle::Result<()>>> {
+    fn send<'a>(&'a self, lane: Lane, messages: &'a [Outgoing]) -> BoxFuture<'a, Vec<Result<()>>> {
         Box::pin(self.write(self.queue.send(lane, messages)))
     }
 
-    fn receive(&self, lane: Lane, max: usize) -> BoxFuture<'_, dawdle::Result<Vec<Delivery>>> {
+    fn receive(&self, lane: Lane, max: usize) -> BoxFuture<'_, Result<Vec<Delivery>>> {
         Box::pin(self.take(self.queue.receive(lane, max)))
     }
 
-    fn settle<'a>(&'a self, lane: Lane, entries: &'a [Settle]) -> BoxFuture<'a, Vec<dawdle::Result<()>>> {
+    fn settle<'a>(&'a self, lane: Lane, entries: &'a [Settle]) -> BoxFuture<'a, Vec<Result<()>>> {
         Box::pin(self.write(self.queue.settle(lane, entries)))
     }
 
-    fn extend<'a>(
-        &'a self,
-        lane: Lane,
-        receipts: &'a [Receipt],
-        lease: Duration,
-    ) -> BoxFuture<'a, Vec<dawdle::Result<()>>> {
+    fn extend<'a>(&'a self, lane: Lane, receipts: &'a [Receipt], lease: Duration) -> BoxFuture<'a, Vec<Result<()>>> {
         Box::pin(self.write(self.queue.extend(lane, receipts, lease)))
     }
 
-    fn inspect(&self, lane: Lane) -> BoxFuture<'_, dawdle::Result<LaneStats>> {
-        self.queue.inspect(lane)
-    }
-
-    fn browse(&self, lane: Lane, max: usize, hold: Duration) -> BoxFuture<'_, dawdle::Result<Vec<Delivery>>> {
+    fn browse(&self, lane: Lane, max: usize, hold: Duration) -> BoxFuture<'_, Result<Vec<Delivery>>> {
         Box::pin(self.take(self.queue.browse(lane, max, hold)))
     }
 }

@@ -6,10 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use dawdle::backend::memory::{Action, Fault, MemoryBackend};
-use dawdle::backend::{Backend, BoxFuture, Delivery, Lane, LaneStats, Limits, Outgoing, Receipt, Role, Settle};
-use dawdle::{Clock, Config, Context, Dawdle, Error, ErrorKind, Event, Outcome, State, VirtualClock};
+use dawdle::backend::{Backend, BoxFuture, Lane, Outgoing, Receipt, Settle};
+use dawdle::{Clock, Config, Context, Dawdle, Error, ErrorKind, Event, Outcome, Result, State, VirtualClock};
 use futures_util::FutureExt;
 use serde::{Deserialize, Serialize};
+
+#[path = "common/forward.rs"]
+mod forward;
+use forward::forward;
 
 #[derive(Serialize, Deserialize, Event)]
 #[event(kind = "long")]
@@ -229,42 +233,23 @@ impl Strict {
 }
 
 impl Backend for Strict {
+    forward!(self.queue => describe, limits, check, receive, inspect, browse);
+
     fn name(&self) -> &str {
         "strict"
     }
 
-    fn describe(&self) -> String {
-        self.queue.describe()
-    }
-
-    fn limits(&self) -> Limits {
-        self.queue.limits()
-    }
-
-    fn check(&self, role: Role) -> BoxFuture<'_, dawdle::Result<()>> {
-        self.queue.check(role)
-    }
-
-    fn send<'a>(&'a self, lane: Lane, messages: &'a [Outgoing]) -> BoxFuture<'a, Vec<dawdle::Result<()>>> {
+    fn send<'a>(&'a self, lane: Lane, messages: &'a [Outgoing]) -> BoxFuture<'a, Vec<Result<()>>> {
         self.writes.fetch_add(1, Ordering::Relaxed);
         self.queue.send(lane, messages)
     }
 
-    fn receive(&self, lane: Lane, max: usize) -> BoxFuture<'_, dawdle::Result<Vec<Delivery>>> {
-        self.queue.receive(lane, max)
-    }
-
-    fn settle<'a>(&'a self, lane: Lane, entries: &'a [Settle]) -> BoxFuture<'a, Vec<dawdle::Result<()>>> {
+    fn settle<'a>(&'a self, lane: Lane, entries: &'a [Settle]) -> BoxFuture<'a, Vec<Result<()>>> {
         self.writes.fetch_add(1, Ordering::Relaxed);
         self.queue.settle(lane, entries)
     }
 
-    fn extend<'a>(
-        &'a self,
-        lane: Lane,
-        receipts: &'a [Receipt],
-        lease: Duration,
-    ) -> BoxFuture<'a, Vec<dawdle::Result<()>>> {
+    fn extend<'a>(&'a self, lane: Lane, receipts: &'a [Receipt], lease: Duration) -> BoxFuture<'a, Vec<Result<()>>> {
         Box::pin(async move {
             if self.refuses.load(Ordering::Relaxed) {
                 let lost = || Err(Error::new(ErrorKind::LeaseLost, "refused, as the test asked"));
@@ -275,14 +260,6 @@ impl Backend for Strict {
             self.invalid.fetch_add(refused, Ordering::Relaxed);
             answers
         })
-    }
-
-    fn inspect(&self, lane: Lane) -> BoxFuture<'_, dawdle::Result<LaneStats>> {
-        self.queue.inspect(lane)
-    }
-
-    fn browse(&self, lane: Lane, max: usize, hold: Duration) -> BoxFuture<'_, dawdle::Result<Vec<Delivery>>> {
-        self.queue.browse(lane, max, hold)
     }
 }
 

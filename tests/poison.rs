@@ -7,10 +7,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use dawdle::backend::memory::MemoryBackend;
-use dawdle::backend::{Backend, BoxFuture, Delivery, Lane, LaneStats, Limits, Outgoing, Receipt, Role, Settle};
-use dawdle::{Clock, Config, Dawdle, Event, Filter, Outcome, State, VirtualClock, reason};
+use dawdle::backend::{Backend, BoxFuture, Delivery, Lane, Outgoing, Receipt, Settle};
+use dawdle::{Clock, Config, Dawdle, Event, Filter, Outcome, Result, State, VirtualClock, reason};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+
+#[path = "common/forward.rs"]
+mod forward;
+use forward::forward;
 
 /// Kills its process, some time after it was begun.
 #[derive(Serialize, Deserialize, Event)]
@@ -76,23 +80,13 @@ struct Way {
 }
 
 impl Backend for Way {
+    forward!(self.queue => describe, limits, check, inspect);
+
     fn name(&self) -> &str {
         "way"
     }
 
-    fn describe(&self) -> String {
-        self.queue.describe()
-    }
-
-    fn limits(&self) -> Limits {
-        self.queue.limits()
-    }
-
-    fn check(&self, role: Role) -> BoxFuture<'_, dawdle::Result<()>> {
-        self.queue.check(role)
-    }
-
-    fn send<'a>(&'a self, lane: Lane, messages: &'a [Outgoing]) -> BoxFuture<'a, Vec<dawdle::Result<()>>> {
+    fn send<'a>(&'a self, lane: Lane, messages: &'a [Outgoing]) -> BoxFuture<'a, Vec<Result<()>>> {
         let life = &self.life;
         Box::pin(async move {
             let number = life.sends.fetch_add(1, Ordering::Relaxed) + 1;
@@ -108,28 +102,19 @@ impl Backend for Way {
         })
     }
 
-    fn receive(&self, lane: Lane, max: usize) -> BoxFuture<'_, dawdle::Result<Vec<Delivery>>> {
+    fn receive(&self, lane: Lane, max: usize) -> BoxFuture<'_, Result<Vec<Delivery>>> {
         Box::pin(self.life.call(self.queue.receive(lane, max)))
     }
 
-    fn settle<'a>(&'a self, lane: Lane, entries: &'a [Settle]) -> BoxFuture<'a, Vec<dawdle::Result<()>>> {
+    fn settle<'a>(&'a self, lane: Lane, entries: &'a [Settle]) -> BoxFuture<'a, Vec<Result<()>>> {
         Box::pin(self.life.call(self.queue.settle(lane, entries)))
     }
 
-    fn extend<'a>(
-        &'a self,
-        lane: Lane,
-        receipts: &'a [Receipt],
-        lease: Duration,
-    ) -> BoxFuture<'a, Vec<dawdle::Result<()>>> {
+    fn extend<'a>(&'a self, lane: Lane, receipts: &'a [Receipt], lease: Duration) -> BoxFuture<'a, Vec<Result<()>>> {
         Box::pin(self.life.call(self.queue.extend(lane, receipts, lease)))
     }
 
-    fn inspect(&self, lane: Lane) -> BoxFuture<'_, dawdle::Result<LaneStats>> {
-        self.queue.inspect(lane)
-    }
-
-    fn browse(&self, lane: Lane, max: usize, hold: Duration) -> BoxFuture<'_, dawdle::Result<Vec<Delivery>>> {
+    fn browse(&self, lane: Lane, max: usize, hold: Duration) -> BoxFuture<'_, Result<Vec<Delivery>>> {
         Box::pin(self.life.call(self.queue.browse(lane, max, hold)))
     }
 }

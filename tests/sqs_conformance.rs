@@ -3,12 +3,14 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use dawdle::backend::sqs::{SqsBackend, SqsOptions, create_queues};
-use dawdle::backend::{Backend, BoxFuture, Lane};
+use dawdle::backend::sqs::{SqsOptions, create_queues};
+use dawdle::backend::{Backend, BoxFuture};
 use dawdle::testing::conformance::{Features, Subject};
 
 #[allow(dead_code, unreachable_pub, reason = "each test target uses its own part")]
 mod engine;
+#[path = "engine/handles.rs"]
+mod handles;
 use engine::Queues;
 
 /// In seconds. The suite looks twice while something is hidden, until three quarters of that time
@@ -29,14 +31,7 @@ impl Subject for Sqs {
                 queues.set(suffix, "VisibilityTimeout", VISIBILITY).await;
             }
             let options = SqsOptions { receive_margin: Duration::from_secs(10), ..queues.options() };
-            let mut all: Vec<Arc<dyn Backend>> = Vec::new();
-            for _ in 0..handles {
-                let backend = SqsBackend::connect(options.clone()).await.expect("connected");
-                // A check would refuse so short a visibility. A receive reads it, too.
-                assert!(backend.receive(Lane::Message, 1).await.expect("an answer").is_empty());
-                all.push(Arc::new(backend));
-            }
-            all
+            handles::open(&options, handles).await
         })
     }
 

@@ -6,13 +6,16 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use dawdle::backend::{
-    Backend, BoxFuture, Delivery, Lane, LaneStats, Limits, Outgoing, Receipt, Role, Settle, Settlement,
-};
+use dawdle::Result;
+use dawdle::backend::{Backend, BoxFuture, Delivery, Lane, Outgoing, Receipt, Settle, Settlement};
 use serde::Deserialize;
 
 use crate::ledger::{Ledger, Record, What};
 use crate::plan::handler_called;
+
+#[path = "../../tests/common/forward.rs"]
+mod forward;
+use forward::forward;
 
 /// A backend, watched.
 pub(crate) struct Witness<B> {
@@ -107,27 +110,9 @@ impl Drop for Unanswered<'_> {
 }
 
 impl<B: Backend> Backend for Witness<B> {
-    fn name(&self) -> &str {
-        self.backend.name()
-    }
+    forward!(self.backend => name, describe, limits, clock_offset_ms, check, inspect);
 
-    fn describe(&self) -> String {
-        self.backend.describe()
-    }
-
-    fn limits(&self) -> Limits {
-        self.backend.limits()
-    }
-
-    fn clock_offset_ms(&self) -> i64 {
-        self.backend.clock_offset_ms()
-    }
-
-    fn check(&self, role: Role) -> BoxFuture<'_, dawdle::Result<()>> {
-        self.backend.check(role)
-    }
-
-    fn send<'a>(&'a self, lane: Lane, messages: &'a [Outgoing]) -> BoxFuture<'a, Vec<dawdle::Result<()>>> {
+    fn send<'a>(&'a self, lane: Lane, messages: &'a [Outgoing]) -> BoxFuture<'a, Vec<Result<()>>> {
         Box::pin(async move {
             let work: Vec<_> = messages.iter().map(|message| work_in(&message.body)).collect();
             let unsure = |work: &Option<(u64, Option<u8>)>| {
@@ -138,7 +123,7 @@ impl<B: Backend> Backend for Witness<B> {
             let mut unanswered = Unanswered { ledger: &self.ledger, records };
             let answers = self.backend.send(lane, messages).await;
             unanswered.records.clear();
-            let failed = |(work, answer): (_, &dawdle::Result<()>)| match answer {
+            let failed = |(work, answer): (_, &Result<()>)| match answer {
                 Err(error) if error.maybe_sent() => unsure(work),
                 _ => None,
             };
@@ -148,7 +133,7 @@ impl<B: Backend> Backend for Witness<B> {
         })
     }
 
-    fn receive(&self, lane: Lane, max: usize) -> BoxFuture<'_, dawdle::Result<Vec<Delivery>>> {
+    fn receive(&self, lane: Lane, max: usize) -> BoxFuture<'_, Result<Vec<Delivery>>> {
         Box::pin(async move {
             let deliveries = self.backend.receive(lane, max).await?;
             self.received(lane, &deliveries);
@@ -156,7 +141,7 @@ impl<B: Backend> Backend for Witness<B> {
         })
     }
 
-    fn settle<'a>(&'a self, lane: Lane, entries: &'a [Settle]) -> BoxFuture<'a, Vec<dawdle::Result<()>>> {
+    fn settle<'a>(&'a self, lane: Lane, entries: &'a [Settle]) -> BoxFuture<'a, Vec<Result<()>>> {
         Box::pin(async move {
             let messages = self.messages(entries.iter().map(|entry| &entry.receipt));
             let unsure: Vec<Record> = messages
@@ -186,12 +171,7 @@ impl<B: Backend> Backend for Witness<B> {
         })
     }
 
-    fn extend<'a>(
-        &'a self,
-        lane: Lane,
-        receipts: &'a [Receipt],
-        lease: Duration,
-    ) -> BoxFuture<'a, Vec<dawdle::Result<()>>> {
+    fn extend<'a>(&'a self, lane: Lane, receipts: &'a [Receipt], lease: Duration) -> BoxFuture<'a, Vec<Result<()>>> {
         Box::pin(async move {
             let messages = self.messages(receipts);
             let failed = |message: &Option<Message>| Some(self.record(What::ExtendFailed, (*message)?, 0));
@@ -206,11 +186,7 @@ impl<B: Backend> Backend for Witness<B> {
         })
     }
 
-    fn inspect(&self, lane: Lane) -> BoxFuture<'_, dawdle::Result<LaneStats>> {
-        self.backend.inspect(lane)
-    }
-
-    fn browse(&self, lane: Lane, max: usize, hold: Duration) -> BoxFuture<'_, dawdle::Result<Vec<Delivery>>> {
+    fn browse(&self, lane: Lane, max: usize, hold: Duration) -> BoxFuture<'_, Result<Vec<Delivery>>> {
         Box::pin(async move {
             let deliveries = self.backend.browse(lane, max, hold).await?;
             self.received(lane, &deliveries);

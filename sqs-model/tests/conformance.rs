@@ -4,13 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dawdle::backend::sqs::{SqsBackend, create_queues};
-use dawdle::backend::{Backend, BoxFuture, Lane};
+use dawdle::backend::sqs::create_queues;
+use dawdle::backend::{Backend, BoxFuture};
 use dawdle::testing::conformance::{Features, Subject};
 use sqs_model::{Endpoint, Options};
 
 #[allow(dead_code, unreachable_pub, reason = "each test target uses its own part")]
 mod client;
+#[path = "../../tests/engine/handles.rs"]
+mod handles;
 use client::{Raw, options};
 
 /// In seconds. The suite looks twice while something is hidden, until three quarters of that time
@@ -30,14 +32,7 @@ impl Subject for Sqs {
             for suffix in ["", "-delay", "-dead"] {
                 raw.set(&raw.url(&format!("{name}{suffix}")).await, "VisibilityTimeout", VISIBILITY).await;
             }
-            let mut all: Vec<Arc<dyn Backend>> = Vec::new();
-            for _ in 0..handles {
-                let backend = SqsBackend::connect(options.clone()).await.expect("connected");
-                // A check would refuse so short a visibility. A receive reads it, too.
-                assert!(backend.receive(Lane::Message, 1).await.expect("an answer").is_empty());
-                all.push(Arc::new(backend));
-            }
-            all
+            handles::open(&options, handles).await
         })
     }
 

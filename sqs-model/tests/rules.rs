@@ -12,8 +12,8 @@ use aws_sdk_sqs::Client;
 use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sqs::primitives::Blob;
 use aws_sdk_sqs::types::{
-    ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry, Message, MessageAttributeValue,
-    MessageSystemAttributeName, QueueAttributeName, SendMessageBatchRequestEntry,
+    BatchResultErrorEntry, ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry, Message,
+    MessageAttributeValue, MessageSystemAttributeName, QueueAttributeName, SendMessageBatchRequestEntry,
 };
 use sqs_model::{Endpoint, Options};
 
@@ -290,10 +290,8 @@ impl Trial {
         entries: Vec<SendMessageBatchRequestEntry>,
     ) -> Result<Batch, SdkError<impl ProvideErrorMetadata + std::fmt::Debug>> {
         let request = self.client.send_message_batch().queue_url(url).set_entries(Some(entries));
-        request.send().await.map(|answer| Batch {
-            successful: answer.successful.into_iter().map(|entry| entry.id).collect(),
-            failed: answer.failed.into_iter().map(|entry| (entry.id, entry.sender_fault)).collect(),
-        })
+        let answer = request.send().await;
+        answer.map(|answer| Batch::of(answer.successful.into_iter().map(|entry| entry.id), answer.failed))
     }
 }
 
@@ -305,6 +303,11 @@ struct Batch {
 }
 
 impl Batch {
+    fn of(successful: impl Iterator<Item = String>, failed: Vec<BatchResultErrorEntry>) -> Batch {
+        let failed = failed.into_iter().map(|entry| (entry.id, entry.sender_fault)).collect();
+        Batch { successful: successful.collect(), failed }
+    }
+
     /// `a` and `c` were done, and `b` was not.
     fn spared(&self) -> Seen {
         ensure(!self.successful.iter().any(|id| id == "b"), "does all of it")?;
@@ -666,11 +669,7 @@ async fn a_bad_handle_spares_the_others(t: Trial) -> Seen {
     });
     let request = t.client.delete_message_batch().queue_url(&url).set_entries(Some(entries.into()));
     let answer = done(request.send().await)?;
-    let answer = Batch {
-        successful: answer.successful.into_iter().map(|entry| entry.id).collect(),
-        failed: answer.failed.into_iter().map(|entry| (entry.id, entry.sender_fault)).collect(),
-    };
-    answer.spared()
+    Batch::of(answer.successful.into_iter().map(|entry| entry.id), answer.failed).spared()
 }
 
 async fn a_bad_visibility_spares_the_others(t: Trial) -> Seen {
@@ -683,11 +682,7 @@ async fn a_bad_visibility_spares_the_others(t: Trial) -> Seen {
     });
     let request = t.client.change_message_visibility_batch().queue_url(&url).set_entries(Some(entries.into()));
     let answer = done(request.send().await)?;
-    let answer = Batch {
-        successful: answer.successful.into_iter().map(|entry| entry.id).collect(),
-        failed: answer.failed.into_iter().map(|entry| (entry.id, entry.sender_fault)).collect(),
-    };
-    answer.spared()
+    Batch::of(answer.successful.into_iter().map(|entry| entry.id), answer.failed).spared()
 }
 
 async fn a_receive_takes_1_to_10(t: Trial) -> Seen {

@@ -16,13 +16,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
-use dawdle::backend::{
-    Backend, BoxFuture, Delivery, Lane, LaneStats, Limits, Outgoing, Receipt, Role, Settle, Settlement,
-};
+use dawdle::backend::{Backend, BoxFuture, Delivery, Lane, Limits, Outgoing, Receipt, Settle, Settlement};
 use dawdle::{Config, Context, Dawdle, Envelope, Error, ErrorKind, Event, Failure, Filter, Outcome, State, reason};
 use serde::{Deserialize, Serialize};
 
 use crate::common::{child as command, told, until};
+
+mod forward;
+use forward::forward;
 
 /// How long a lease lasts, a second of which a handler outlasts.
 pub const LEASE: Duration = Duration::from_secs(3);
@@ -310,12 +311,10 @@ fn reason_of(body: &str) -> String {
 }
 
 impl Backend for Watched {
+    forward!(self.queue => describe, clock_offset_ms, check, extend, inspect);
+
     fn name(&self) -> &str {
         "watched"
-    }
-
-    fn describe(&self) -> String {
-        self.queue.describe()
     }
 
     fn limits(&self) -> Limits {
@@ -325,14 +324,6 @@ impl Backend for Watched {
         // A day of it is kept free: what would be parked beyond four seconds is sent afresh.
         limits.retention = Some(Duration::from_secs(86_400 + 4));
         limits
-    }
-
-    fn clock_offset_ms(&self) -> i64 {
-        self.queue.clock_offset_ms()
-    }
-
-    fn check(&self, role: Role) -> BoxFuture<'_, dawdle::Result<()>> {
-        self.queue.check(role)
     }
 
     fn send<'a>(&'a self, lane: Lane, messages: &'a [Outgoing]) -> BoxFuture<'a, Vec<dawdle::Result<()>>> {
@@ -358,19 +349,6 @@ impl Backend for Watched {
 
     fn settle<'a>(&'a self, lane: Lane, entries: &'a [Settle]) -> BoxFuture<'a, Vec<dawdle::Result<()>>> {
         Box::pin(self.settle_watched(lane, entries))
-    }
-
-    fn extend<'a>(
-        &'a self,
-        lane: Lane,
-        receipts: &'a [Receipt],
-        lease: Duration,
-    ) -> BoxFuture<'a, Vec<dawdle::Result<()>>> {
-        self.queue.extend(lane, receipts, lease)
-    }
-
-    fn inspect(&self, lane: Lane) -> BoxFuture<'_, dawdle::Result<LaneStats>> {
-        self.queue.inspect(lane)
     }
 
     /// What a dead process was looking at is seen again soon.
