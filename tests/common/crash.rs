@@ -311,7 +311,7 @@ fn reason_of(body: &str) -> String {
 }
 
 impl Backend for Watched {
-    forward!(self.queue => describe, clock_offset_ms, check, extend, inspect);
+    forward!(self.queue => describe, clock_offset_ms, learn_clock_offset, check, extend, inspect);
 
     fn name(&self) -> &str {
         "watched"

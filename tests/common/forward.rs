@@ -25,6 +25,11 @@ macro_rules! forward {
             self.$field.clock_offset_ms()
         }
     };
+    (@learn_clock_offset $field:ident) => {
+        fn learn_clock_offset(&self) -> dawdle::backend::BoxFuture<'_, ()> {
+            self.$field.learn_clock_offset()
+        }
+    };
     (@check $field:ident) => {
         fn check(&self, role: dawdle::backend::Role) -> dawdle::backend::BoxFuture<'_, dawdle::Result<()>> {
             self.$field.check(role)
