@@ -1,10 +1,8 @@
 //! The process that is measured: it plays one contender.
 
-use std::io::BufRead;
-
 use anyhow::{Context, Result, bail};
 
-use crate::task::{Measured, Task};
+use crate::task::Task;
 use crate::ways;
 
 /// The command that makes this program a client.
@@ -29,23 +27,3 @@ pub(crate) fn play(mut args: impl Iterator<Item = String>) -> Result<()> {
     // A long poll may be under way, and what it answers is of no interest.
     std::process::exit(0);
 }
-
-/// Says that this client is connected, and waits until the work is to begin.
-pub(crate) async fn ready() -> Result<()> {
-    println!("ready");
-    next_line().await
-}
-
-/// Waits until all is consumed.
-pub(crate) async fn told_to_stop() -> Result<()> {
-    next_line().await
-}
-
-async fn next_line() -> Result<()> {
-    let read = tokio::task::spawn_blocking(|| std::io::stdin().lock().read_line(&mut String::new())).await??;
-    // Whoever measures is gone.
-    if read == 0 { bail!("nobody listens any more") } else { Ok(()) }
-}
-
-/// What every way answers.
-pub(crate) type Answer = Result<Measured>;

@@ -40,7 +40,7 @@ struct Keeper {
 const REFERENCE: &str = "bare";
 const ANY_MESSAGES: &str = "SELECT EXISTS (SELECT 1 FROM messages)";
 
-const KEEPERS: [Keeper; 4] = [
+const KEEPERS: &[Keeper] = &[
     Keeper { name: "dawdle", processes: 1, command: || own("dawdle-local"), any_left: ANY_MESSAGES },
     Keeper { name: "dawdle, 4 processes", processes: 4, command: || own("dawdle-local"), any_left: ANY_MESSAGES },
     Keeper { name: REFERENCE, processes: 1, command: || own("bare"), any_left: ANY_MESSAGES },

@@ -8,6 +8,7 @@ mod task;
 
 // The process that is measured.
 mod client;
+mod cue;
 mod meter;
 mod ways;
 

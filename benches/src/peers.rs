@@ -19,7 +19,7 @@ pub(crate) enum Peer {
 
 pub(crate) const OMNIQUEUE: Peer = Peer::Crate("omniqueue");
 pub(crate) const APALIS: Peer = Peer::Crate("apalis");
-pub(crate) const BOTO3: Peer = Peer::Script { folder: "boto3", pins: &["boto3==1.43.56"] };
+pub(crate) const BOTO3: Peer = Peer::Script { folder: "boto3", pins: &["boto3==1.44.5"] };
 
 impl Peer {
     /// How it is started; builds or installs it where that is still to be done.

@@ -9,12 +9,12 @@ use std::path::Path;
 use anyhow::Result;
 use rusqlite::{Connection, TransactionBehavior, params};
 
-use crate::client::{Answer, ready, told_to_stop};
+use crate::cue::{ready, told_to_stop};
 use crate::meter::Meter;
-use crate::task::{Phase, Task};
+use crate::task::{Measured, Phase, Task};
 
 /// Commits `at_once` rows at a time.
-pub(crate) async fn play(task: &Task) -> Answer {
+pub(crate) async fn play(task: &Task) -> Result<Measured> {
     let mut connection = open(Path::new(&task.place))?;
     ready().await?;
     let meter = Meter::start();

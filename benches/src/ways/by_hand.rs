@@ -22,16 +22,16 @@ use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, SendMessageBatchRequest
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 use tokio::task::JoinSet;
 
-use crate::client::{Answer, ready, told_to_stop};
+use crate::cue::{ready, told_to_stop};
 use crate::endpoint::queue_url;
 use crate::meter::Meter;
-use crate::task::{Phase, Task};
+use crate::task::{Measured, Phase, Task};
 
 /// The most entries of a batch.
 pub(crate) const BATCH: u64 = 10;
 
 /// Keeps `at_once` batches on their way.
-pub(crate) async fn play(task: &Task) -> Answer {
+pub(crate) async fn play(task: &Task) -> Result<Measured> {
     let way = Way { client: lean_client(&task.place), queue: queue_url(&task.place), body: task.body.clone() };
     way.client.get_queue_attributes().queue_url(&way.queue).send().await?;
     ready().await?;
@@ -51,7 +51,7 @@ struct Way {
 
 async fn produce(way: Arc<Way>, task: &Task) -> Result<()> {
     let left = Arc::new(AtomicU64::new(task.events.div_ceil(BATCH)));
-    let mut senders = JoinSet::new();
+    let mut senders: JoinSet<Result<()>> = JoinSet::new();
     for _ in 0..task.at_once {
         let (way, left) = (way.clone(), left.clone());
         senders.spawn(async move {

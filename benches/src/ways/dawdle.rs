@@ -4,11 +4,11 @@ use anyhow::Result;
 use dawdle::backend::sqs::SqsBackend;
 use dawdle::{Builder, Config, Dawdle, Envelope, Outcome};
 
-use crate::client::{Answer, ready, told_to_stop};
+use crate::cue::{ready, told_to_stop};
 use crate::endpoint;
 use crate::event::Order;
 use crate::meter::Meter;
-use crate::task::{Phase, Task};
+use crate::task::{Measured, Phase, Task};
 
 #[dawdle::handler]
 pub(crate) async fn handle(_: &Order) -> Outcome {
@@ -16,7 +16,7 @@ pub(crate) async fn handle(_: &Order) -> Outcome {
 }
 
 /// Consumes with `at_once` handlers: as many as there are events in the hands of the loop.
-pub(crate) async fn play(task: &Task) -> Answer {
+pub(crate) async fn play(task: &Task) -> Result<Measured> {
     let backend = SqsBackend::connect(endpoint::options(&task.place)).await?;
     let dawdle = builder(task)?.backend(backend).start().await?;
     match task.phase {
@@ -40,7 +40,7 @@ pub(crate) fn builder(task: &Task) -> Result<Builder> {
     Ok(Dawdle::builder().config(config).discover(false).handlers(handlers).listener(false))
 }
 
-async fn produce(dawdle: &Dawdle, events: u64) -> Answer {
+async fn produce(dawdle: &Dawdle, events: u64) -> Result<Measured> {
     ready().await?;
     let meter = Meter::start();
     for signalled in dawdle.signal_all((0..events).map(|_| Order::new())).await {
@@ -49,7 +49,7 @@ async fn produce(dawdle: &Dawdle, events: u64) -> Answer {
     meter.read()
 }
 
-async fn consume(dawdle: &Dawdle) -> Answer {
+async fn consume(dawdle: &Dawdle) -> Result<Measured> {
     ready().await?;
     dawdle.start_listener().await?;
     let meter = Meter::start();

@@ -9,13 +9,13 @@ use dawdle::backend::local::{LocalBackend, LocalOptions};
 use tokio::task::JoinSet;
 
 use super::dawdle::builder;
-use crate::client::{Answer, ready, told_to_stop};
+use crate::cue::{ready, told_to_stop};
 use crate::event::Order;
 use crate::meter::Meter;
-use crate::task::{Phase, Task};
+use crate::task::{Measured, Phase, Task};
 
 /// Produces from `at_once` tasks, each of which waits for its event; consumes with as many handlers.
-pub(crate) async fn play(task: &Task) -> Answer {
+pub(crate) async fn play(task: &Task) -> Result<Measured> {
     let backend = LocalBackend::open(&task.place, LocalOptions::default()).await?;
     let dawdle = builder(task)?.backend(backend).start().await?;
     ready().await?;
@@ -34,7 +34,7 @@ pub(crate) async fn play(task: &Task) -> Answer {
 
 async fn produce(dawdle: &Dawdle, task: &Task) -> Result<()> {
     let left = Arc::new(AtomicU64::new(task.events));
-    let mut tasks = JoinSet::new();
+    let mut tasks: JoinSet<Result<()>> = JoinSet::new();
     for _ in 0..task.at_once {
         let (dawdle, left) = (dawdle.clone(), left.clone());
         tasks.spawn(async move {

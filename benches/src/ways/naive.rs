@@ -9,13 +9,13 @@ use aws_sdk_sqs::config::{BehaviorVersion, Region};
 use tokio::task::JoinSet;
 
 use super::by_hand::{credentials, http_client};
-use crate::client::{Answer, ready, told_to_stop};
+use crate::cue::{ready, told_to_stop};
 use crate::endpoint::queue_url;
 use crate::meter::Meter;
-use crate::task::{Phase, Task};
+use crate::task::{Measured, Phase, Task};
 
 /// In `at_once` tasks, or else it would do nothing but wait.
-pub(crate) async fn play(task: &Task) -> Answer {
+pub(crate) async fn play(task: &Task) -> Result<Measured> {
     let config = aws_sdk_sqs::Config::builder()
         .behavior_version(BehaviorVersion::v2026_01_12())
         .region(Region::new("us-east-1"))
@@ -36,7 +36,7 @@ pub(crate) async fn play(task: &Task) -> Answer {
 
 async fn produce(client: Client, queue: String, task: &Task) -> Result<()> {
     let left = Arc::new(AtomicU64::new(task.events));
-    let mut senders = JoinSet::new();
+    let mut senders: JoinSet<Result<()>> = JoinSet::new();
     for _ in 0..task.at_once {
         let (client, queue, body, left) = (client.clone(), queue.clone(), task.body.clone(), left.clone());
         senders.spawn(async move {
