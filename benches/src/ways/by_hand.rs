@@ -123,7 +123,7 @@ pub(crate) fn lean_client(url: &str) -> Client {
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .disable_clock_skew_correction(true)
         .invocation_id_generator(NoInvocationId)
-        .endpoint_resolver(Known(Endpoint::builder().url(url).build()))
+        .endpoint_resolver(Known(Endpoint::builder().url(url.to_owned()).build()))
         .build();
     Client::from_conf(config)
 }
