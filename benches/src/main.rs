@@ -32,7 +32,7 @@ mod sqs;
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use options::{Command, Options};
 use results::{Part, Results};
@@ -65,6 +65,8 @@ fn measure() -> Result<()> {
         return Ok(());
     };
     let parts: &[fn(&Options) -> Result<Part>] = match command {
+        // Under callgrind even a quick run is not quick.
+        Command::All if options.quick => &[sqs::measure, lone::measure, idle::measure, delay::measure, local::measure],
         Command::All => {
             &[sqs::measure, lone::measure, idle::measure, delay::measure, local::measure, instructions::measure]
         }
@@ -81,9 +83,6 @@ fn measure() -> Result<()> {
         results.add(part(&options)?);
         // After each: what is measured stays when a later part fails.
         results.write()?;
-    }
-    if results.is_empty() {
-        bail!("nothing was measured");
     }
     println!("the results are in {}", options.out.join("results.md").display());
     Ok(())

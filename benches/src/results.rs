@@ -36,10 +36,6 @@ impl Results {
         self.parts.push(part);
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.parts.is_empty()
-    }
-
     pub(crate) fn write(&self) -> Result<()> {
         let machine = machine();
         let mut text = format!("# Dawdle, measured\n\n{machine}\n");

@@ -4,7 +4,8 @@
 //! A client gets its [`Task`] as JSON, connects, and says `ready` in a line on its standard
 //! output. A line on its standard input begins the work. One that produces answers when every
 //! event is confirmed; one that consumes goes on until the next line comes. Its answer is a
-//! [`Measured`] as JSON in a line; then it ends. It ends, too, when its standard input does.
+//! [`Measured`] as JSON in a line; then it ends. One that waits for a line ends, too, when its
+//! standard input does.
 
 use serde::{Deserialize, Serialize};
 
