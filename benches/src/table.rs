@@ -31,10 +31,10 @@ impl Table {
 pub(crate) fn number(value: f64) -> String {
     match value.abs() {
         _ if !value.is_finite() => "-".to_owned(),
+        size if size < 100.0 && value.fract() == 0.0 => format!("{value:.0}"),
         size if size >= 100.0 => thousands(value),
         size if size >= 10.0 => format!("{value:.1}"),
-        size if size >= 0.0005 => format!("{value:.2}"),
-        _ => "0".to_owned(),
+        _ => format!("{value:.2}"),
     }
 }
 
@@ -59,14 +59,14 @@ mod tests {
 
     #[test]
     fn numbers_have_as_many_digits_as_are_of_interest() {
-        let written = [1_234_567.8, 123.4, 12.34, 1.234, 0.0104, 0.0, f64::NAN].map(number);
-        assert_eq!(written, ["1,234,568", "123", "12.3", "1.23", "0.01", "0", "-"]);
+        let written = [1_234_567.8, 123.4, 12.34, 1.234, 0.0104, 3.0, f64::NAN].map(number);
+        assert_eq!(written, ["1,234,568", "123", "12.3", "1.23", "0.01", "3", "-"]);
     }
 
     #[test]
     fn a_table_has_a_rule_below_its_head() {
         let mut table = Table::new(&["what", "how much"]);
         table.row(&["it", &beside(3.0, Some(2.0))]);
-        assert_eq!(table.text(), "| what | how much |\n| --- | ---: |\n| it | 3.00 (1.50 x) |\n");
+        assert_eq!(table.text(), "| what | how much |\n| --- | ---: |\n| it | 3 (1.50 x) |\n");
     }
 }

@@ -78,7 +78,7 @@ impl Sample {
     }
 
     fn by_action(&self) -> String {
-        let told = self.requests.iter().filter(|(_, count)| **count >= 0.001);
+        let told = self.requests.iter().filter(|(_, count)| **count >= 0.005);
         let told: Vec<String> = told.map(|(action, count)| format!("{action} {}", number(*count))).collect();
         told.join(", ")
     }
