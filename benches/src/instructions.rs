@@ -32,7 +32,7 @@ pub(crate) fn measure(options: &Options) -> Result<Part> {
             json!(null),
         ));
     }
-    let sizes = if options.quick { [500, 1_500] } else { [10_000, 30_000] };
+    let sizes = if options.quick { [500, 1_500] } else { [5_000, 15_000] };
     let mut table = Table::new(&["", "produce", "consume"]);
     let mut counted = Vec::new();
     for name in COUNTED {

@@ -25,6 +25,17 @@ pub(crate) struct Line {
     pub(crate) values: Vec<f64>,
 }
 
+impl Panel {
+    /// Where no line ends high up.
+    fn free_corner(&self) -> SeriesLabelPosition {
+        let most = |value: fn(&Line) -> Option<&f64>| self.lines.iter().filter_map(value).copied().fold(0.0, f64::max);
+        match most(|line| line.values.first()) < most(|line| line.values.last()) {
+            true => SeriesLabelPosition::UpperLeft,
+            false => SeriesLabelPosition::UpperRight,
+        }
+    }
+}
+
 pub(crate) fn draw(path: &Path, panels: &[Panel]) -> Result<()> {
     try_draw(path, panels).map_err(|error| anyhow!("drawing {}: {error}", path.display()))
 }
@@ -54,6 +65,7 @@ fn try_draw(path: &Path, panels: &[Panel]) -> Result<(), Box<dyn std::error::Err
             .x_desc(panel.x)
             .x_label_formatter(&place)
             .y_desc(panel.y)
+            .y_labels(6)
             .y_label_formatter(&|value| number(*value))
             .draw()?;
         for (at, line) in panel.lines.iter().enumerate() {
@@ -67,7 +79,7 @@ fn try_draw(path: &Path, panels: &[Panel]) -> Result<(), Box<dyn std::error::Err
         }
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
+            .position(panel.free_corner())
             .background_style(WHITE.mix(0.8))
             .border_style(BLACK.mix(0.3))
             .draw()?;
