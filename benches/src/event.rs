@@ -27,10 +27,29 @@ pub(crate) fn body() -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use dawdle::Clock;
+    use dawdle::backend::memory::MemoryBackend;
+    use dawdle::backend::{Backend, Lane};
+
     use super::*;
+    use crate::task::{Phase, Task};
+    use crate::ways::dawdle::builder;
 
     #[test]
     fn an_event_is_200_bytes() {
         assert_eq!(serde_json::to_string(&Order::new()).unwrap().len(), PAYLOAD);
+    }
+
+    #[tokio::test]
+    async fn what_the_others_send_is_as_long_as_what_dawdle_sends() -> Result<()> {
+        let text = body()?;
+        let queue = MemoryBackend::new(Clock::system());
+        let task = Task { phase: Phase::Produce, place: String::new(), events: 1, at_once: 1, body: text.clone() };
+        builder(&task)?.backend(queue.clone()).start().await?.signal(Order::new()).await?;
+        let sent = queue.receive(Lane::Message, 1).await?.remove(0).body;
+        // Zeros at the end of a time are left out.
+        let without_time = |body: &str| body.len() - body.find("Z\",").unwrap() + body.find("\"time\"").unwrap();
+        assert_eq!(without_time(&sent), without_time(&text), "{sent}\n{text}");
+        Ok(())
     }
 }

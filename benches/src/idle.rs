@@ -33,8 +33,8 @@ pub(crate) fn measure(options: &Options) -> Result<Part> {
         table.row(&[action.clone(), number(*count as f64 * 60.0 / options.seconds as f64)]);
     }
     let text = format!(
-        "Requests of a listening node without messages, over {} s of real time. A receive waits for 20 s, so that three a \
-         minute are the least; the delay queue is looked at every four minutes.\n\n{}",
+        "Requests of a listening node without messages, over {} s of real time. A receive waits for 20 s, and the delay queue \
+         is looked at every four minutes: a bare loop would ask three times a minute.\n\n{}",
         options.seconds,
         table.text()
     );
