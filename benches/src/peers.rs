@@ -43,7 +43,8 @@ fn cache() -> Result<PathBuf> {
 
 fn built(folder: &str) -> Result<Command> {
     let manifest = root().join("benches/peers").join(folder).join("Cargo.toml");
-    let target = cache()?.join("target");
+    // Of its own, so that one that is still being built holds up no other.
+    let target = cache()?.join(folder);
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["build", "--release", "--locked", "--quiet", "--manifest-path"]).arg(manifest);
     run(cargo.arg("--target-dir").arg(&target)).with_context(|| format!("building {folder}"))?;

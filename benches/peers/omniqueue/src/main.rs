@@ -34,10 +34,11 @@ async fn main() -> Result<()> {
     match task.phase {
         Phase::Produce => {
             let left = Arc::new(AtomicU64::new(task.events / 10));
-            let producer = Arc::new(producer);
+            // It asks for what can be borrowed as a String, and a String cannot.
+            let (producer, body) = (Arc::new(producer), Arc::new(task.body));
             let mut senders: JoinSet<Result<()>> = JoinSet::new();
             for _ in 0..task.at_once {
-                let (producer, left, body) = (producer.clone(), left.clone(), task.body.clone());
+                let (producer, left, body) = (producer.clone(), left.clone(), body.clone());
                 senders.spawn(async move {
                     while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
                         producer.send_raw_batch(std::iter::repeat_n(&body, 10)).await?;
