@@ -19,6 +19,9 @@ pub mod local;
 pub mod memory;
 #[cfg(feature = "sqs")]
 pub mod sqs;
+mod usage;
+
+pub use usage::{BILLING_UNIT, Usage};
 
 /// A boxed future, as the methods of dyn-compatible traits return it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -145,9 +148,13 @@ impl Outgoing {
 
     /// Its size as SQS counts it: the body, and names, types and values of the attributes.
     pub fn bytes(&self) -> usize {
-        let attributes = self.attributes.iter().map(|(name, value)| name.len() + value.len() + "String".len());
-        self.body.len() + attributes.sum::<usize>()
+        bytes(&self.body, &self.attributes)
     }
+}
+
+fn bytes(body: &str, attributes: &BTreeMap<String, String>) -> usize {
+    let attributes = attributes.iter().map(|(name, value)| name.len() + value.len() + "String".len());
+    body.len() + attributes.sum::<usize>()
 }
 
 /// A message that was received and is leased to this process.
@@ -167,6 +174,13 @@ pub struct Delivery {
     pub enqueued_at: SystemTime,
     /// For how long it is leased, counted from when the receive answered.
     pub lease: Duration,
+}
+
+impl Delivery {
+    /// Its size as SQS counts it: the body, and names, types and values of the attributes.
+    pub fn bytes(&self) -> usize {
+        bytes(&self.body, &self.attributes)
+    }
 }
 
 /// What names one receive of one message. Opaque outside its backend.
@@ -269,6 +283,11 @@ pub trait Backend: Send + Sync + 'static {
         Box::pin(std::future::ready(()))
     }
 
+    /// How many requests it has made, as far as it counts them.
+    fn usage(&self) -> Usage {
+        Usage::default()
+    }
+
     /// Connects, and refuses queues that are missing or would lose or spoil events.
     fn check(&self, role: Role) -> BoxFuture<'_, Result<()>>;
 
@@ -313,6 +332,10 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
 
     fn learn_clock_offset(&self) -> BoxFuture<'_, ()> {
         (**self).learn_clock_offset()
+    }
+
+    fn usage(&self) -> Usage {
+        (**self).usage()
     }
 
     fn check(&self, role: Role) -> BoxFuture<'_, Result<()>> {

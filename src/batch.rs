@@ -19,12 +19,17 @@ use crate::sync::{Mutex, MutexGuard, Notify};
 pub(crate) trait Work: Send + Sync + 'static {
     type Item: Send + 'static;
     type Answer: Send + 'static;
+    /// A batch that is being put together.
+    type Load: Send;
 
-    /// The most items, and the most bytes, of one request.
-    fn capacity(&self) -> (usize, usize);
+    /// One that holds nothing yet.
+    fn begin(&self) -> Self::Load;
 
-    /// An item's share of the bytes.
-    fn bytes(&self, item: &Self::Item) -> usize;
+    /// Puts an item into a batch, if there is room for it; there is for the first.
+    fn add(&self, load: &mut Self::Load, item: &Self::Item) -> bool;
+
+    /// Whether a batch need not wait for more.
+    fn is_full(&self, load: &Self::Load) -> bool;
 
     /// Whether an item that nobody waits for any more need not be sent.
     fn skips_abandoned(&self) -> bool;
@@ -60,7 +65,7 @@ struct Shared<W: Work> {
 
 struct Queue<W: Work> {
     items: VecDeque<Waiting<W>>,
-    bytes: usize,
+    next: Next<W::Load>,
     in_the_air: usize,
     lingering: bool,
     /// Nothing lingers any more: a drain is on.
@@ -69,8 +74,14 @@ struct Queue<W: Work> {
 
 struct Waiting<W: Work> {
     item: W::Item,
-    bytes: usize,
     answer: oneshot::Sender<W::Answer>,
+}
+
+/// What the next batch will be, of the items that wait.
+struct Next<L> {
+    load: L,
+    /// More would not go with it.
+    full: bool,
 }
 
 impl<W: Work> Clone for Batcher<W> {
@@ -81,7 +92,8 @@ impl<W: Work> Clone for Batcher<W> {
 
 impl<W: Work> Batcher<W> {
     pub(crate) fn new(work: W, clock: Clock, pace: Pace) -> Self {
-        let queue = Queue { items: VecDeque::new(), bytes: 0, in_the_air: 0, lingering: false, hurry: false };
+        let (items, next) = (VecDeque::new(), Next { load: work.begin(), full: false });
+        let queue = Queue { items, next, in_the_air: 0, lingering: false, hurry: false };
         Batcher { shared: Arc::new(Shared { work, clock, pace, queue: Mutex::new(queue), empty: Notify::new() }) }
     }
 
@@ -89,12 +101,23 @@ impl<W: Work> Batcher<W> {
     /// item in line. An answer that never comes (the request panicked) is a closed channel.
     pub(crate) fn submit(&self, item: W::Item) -> oneshot::Receiver<W::Answer> {
         let (answer, receiver) = oneshot::channel();
-        let bytes = self.shared.work.bytes(&item);
         let mut queue = self.shared.lock();
-        queue.bytes += bytes;
-        queue.items.push_back(Waiting { item, bytes, answer });
+        self.shared.push(&mut queue, Waiting { item, answer });
         self.start(queue);
         receiver
+    }
+
+    /// Puts many in line at once, so that the first of them do not go without the others.
+    pub(crate) fn submit_all(&self, items: impl IntoIterator<Item = W::Item>) -> Vec<oneshot::Receiver<W::Answer>> {
+        let mut receivers = Vec::new();
+        let mut queue = self.shared.lock();
+        for item in items {
+            let (answer, receiver) = oneshot::channel();
+            self.shared.push(&mut queue, Waiting { item, answer });
+            receivers.push(receiver);
+        }
+        self.start(queue);
+        receivers
     }
 
     /// Sends everything that waits, without linger, and waits for the answers.
@@ -113,6 +136,14 @@ impl<W: Work> Batcher<W> {
         }
     }
 
+    /// Starts another full batch beside one that was taken; that does the same in its turn.
+    fn start_full(&self) {
+        let queue = self.shared.lock();
+        if queue.next.full {
+            self.start(queue);
+        }
+    }
+
     /// Starts what should be in the air and is not.
     fn start(&self, mut queue: MutexGuard<'_, Queue<W>>) {
         let shared = &self.shared;
@@ -121,7 +152,7 @@ impl<W: Work> Batcher<W> {
         }
         let wait = if queue.in_the_air == 0 { shared.pace.linger } else { shared.pace.gather };
         let batcher = self.clone();
-        if wait.is_zero() || queue.hurry || shared.is_full(&queue) {
+        if wait.is_zero() || queue.hurry || queue.next.full {
             queue.in_the_air += 1;
             drop(queue);
             let in_the_air = InTheAir { batcher, landed: false };
@@ -184,6 +215,7 @@ impl<W: Work> InTheAir<W> {
         let shared = &*self.batcher.shared;
         loop {
             let (items, answers) = shared.take();
+            self.batcher.start_full();
             if !items.is_empty() {
                 crate::crash::point!("batch.taken");
                 match catch_panic(shared.work.run(items)).await {
@@ -198,7 +230,7 @@ impl<W: Work> InTheAir<W> {
             }
             let queue = shared.lock();
             let alone = queue.in_the_air == 1 && !queue.items.is_empty();
-            if !shared.is_full(&queue) && !(alone && (shared.pace.linger.is_zero() || queue.hurry)) {
+            if !queue.next.full && !(alone && (shared.pace.linger.is_zero() || queue.hurry)) {
                 break;
             }
         }
@@ -223,7 +255,7 @@ impl<W: Work> Shared<W> {
         let mut left = VecDeque::new();
         if !came_to_its_end {
             left = std::mem::take(&mut queue.items);
-            queue.bytes = 0;
+            queue.next = self.nothing();
         }
         if queue.items.is_empty() {
             queue.hurry = false;
@@ -233,30 +265,43 @@ impl<W: Work> Shared<W> {
         }
     }
 
-    fn is_full(&self, queue: &Queue<W>) -> bool {
-        let (entries, bytes) = self.work.capacity();
-        queue.items.len() >= entries || (queue.bytes >= bytes && !queue.items.is_empty())
+    fn nothing(&self) -> Next<W::Load> {
+        Next { load: self.work.begin(), full: false }
+    }
+
+    fn push(&self, queue: &mut Queue<W>, waiting: Waiting<W>) {
+        self.count_in(&mut queue.next, &waiting.item);
+        queue.items.push_back(waiting);
+    }
+
+    /// Puts an item into the next batch, unless that is full.
+    fn count_in(&self, next: &mut Next<W::Load>, item: &W::Item) {
+        next.full = next.full || !self.work.add(&mut next.load, item) || self.work.is_full(&next.load);
     }
 
     /// The next batch: as many as fit, at least one.
     fn take(&self) -> (Vec<W::Item>, Vec<oneshot::Sender<W::Answer>>) {
-        let (max_entries, max_bytes) = self.work.capacity();
         let mut queue = self.lock();
-        let (mut items, mut answers, mut total) = (Vec::new(), Vec::new(), 0);
-        while let Some(next) = queue.items.front() {
-            if items.len() >= max_entries || (!items.is_empty() && total + next.bytes > max_bytes) {
-                break;
-            }
-            total += next.bytes;
-            let Some(waiting) = queue.items.pop_front() else { break };
-            queue.bytes -= waiting.bytes;
+        let (mut items, mut answers, mut load) = (Vec::new(), Vec::new(), self.work.begin());
+        while let Some(waiting) = queue.items.pop_front() {
             if self.work.skips_abandoned() && waiting.answer.is_closed() {
-                total -= waiting.bytes;
                 continue;
+            }
+            if !self.work.add(&mut load, &waiting.item) {
+                queue.items.push_front(waiting);
+                break;
             }
             items.push(waiting.item);
             answers.push(waiting.answer);
         }
+        let mut next = self.nothing();
+        for waiting in &queue.items {
+            if next.full {
+                break;
+            }
+            self.count_in(&mut next, &waiting.item);
+        }
+        queue.next = next;
         (items, answers)
     }
 }
@@ -283,12 +328,21 @@ mod tests {
         type Item = usize;
         type Answer = usize;
 
-        fn capacity(&self) -> (usize, usize) {
-            (10, 100)
+        /// Items and their sum.
+        type Load = (usize, usize);
+
+        fn begin(&self) -> (usize, usize) {
+            (0, 0)
         }
 
-        fn bytes(&self, item: &usize) -> usize {
-            *item
+        fn add(&self, load: &mut (usize, usize), item: &usize) -> bool {
+            let fits = load.0 == 0 || (load.0 < 10 && load.1 + item <= 100);
+            *load = if fits { (load.0 + 1, load.1 + item) } else { *load };
+            fits
+        }
+
+        fn is_full(&self, load: &(usize, usize)) -> bool {
+            load.0 >= 10 || load.1 >= 100
         }
 
         fn skips_abandoned(&self) -> bool {

@@ -163,7 +163,8 @@ impl Clock {
     where
         F: Future<Output: Send> + Send + 'static,
     {
-        let (work, receiver) = answering(future);
+        // What follows moves it about, and some are large.
+        let (work, receiver) = answering(Box::pin(future));
         let handle = match &self.source {
             Source::System => spawn_on(threads::handle(), work),
             Source::Virtual(clock) => tokio::spawn(clock.track(work, false)),
@@ -179,7 +180,7 @@ impl Clock {
     where
         F: Future<Output: Send> + Send + 'static,
     {
-        let (work, receiver) = answering(future);
+        let (work, receiver) = answering(Box::pin(future));
         let handle = match &self.source {
             Source::System => match runtime {
                 None => spawn_on(threads::handle(), work),

@@ -12,6 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::redact::without_userinfo;
 use crate::retry::Backoff;
 use crate::settings::Settings;
+use crate::wire::MAX_PACK;
 
 const PREFIX: &str = "DAWDLE_";
 
@@ -267,17 +268,27 @@ config! {
     backoff_max: Duration,
     /// How many times a message may be received without being settled. Default: 10.
     max_receives: u32,
-    /// The most messages received ahead of the handlers. Default: 1,000.
+    /// The most messages received ahead of the handlers; fewer where those of late were large, so that they are
+    /// about 64 MiB at most. Default: 2,000.
     prefetch: usize,
     /// The most messages that are held until they are due, or wait for their one handler's own
     /// limit, beyond those. Default: 200.
     max_held: usize,
-    /// The most receives under way at once. Default: 16.
+    /// The most receives under way at once. There is one while it finds less than it asks for. Default: 128.
     max_receives_at_once: usize,
     /// Events waiting to be sent. Default: 10,000.
     send_buffer: usize,
-    /// Send requests under way at once, per queue. Default: 16.
+    /// The most send requests under way at once, per queue. Default: 128.
     sends_at_once: usize,
+    /// The pause before a failed send is tried again, doubled each time. Default: 100 milliseconds.
+    send_backoff_first: Duration,
+    /// The longest such pause. Default: 2 seconds.
+    send_backoff_max: Duration,
+    /// So many events signalled by [`Signal::buffered`](crate::Signal::buffered) go out without waiting for
+    /// more. Default: 500.
+    buffer_batch: usize,
+    /// How long such an event waits for others at most; up to 10 seconds. Default: 50 milliseconds.
+    buffer_delay: Duration,
     /// How long an ack waits for others to share its request. Default: 50 milliseconds.
     ack_linger: Duration,
     /// How often the delay queue is looked at, less some jitter; at most 270 seconds. Default: 4
@@ -288,6 +299,14 @@ config! {
     /// Bodies of more bytes than this are compressed; events of up to 16 MiB fit then, if they shrink
     /// enough. Every node must be of a build that reads it. Default: never.
     compress_above: usize,
+    /// Whether many events share a message, where their type does not say
+    /// ([`#[event(pack)]`](macro@crate::Event)). Every node must be of a build that reads packs. Default: false.
+    pack: bool,
+    /// The most events that share a message: 1 to 10,000. Default: 1,000.
+    pack_count: usize,
+    /// The most bytes of a message of several events. SQS bills a request by 64 KiB:
+    /// <https://aws.amazon.com/sqs/pricing/>. Default: 64 KiB.
+    pack_bytes: usize,
 }
 
 /// Whose word a [`Config`] is.
@@ -374,6 +393,8 @@ impl Config {
         at_least("timeout", timeout, Duration::from_millis(1))?;
         let ack_linger = self.ack_linger.unwrap_or(default.ack_linger);
         at_most("ack_linger", ack_linger, Duration::from_secs(1))?;
+        let buffer_delay = self.buffer_delay.unwrap_or(default.buffer_delay);
+        at_most("buffer_delay", buffer_delay, Duration::from_secs(10))?;
         let start_timeout = self.start_timeout.unwrap_or_default();
         for (name, span) in
             [("shutdown_timeout", shutdown_timeout), ("send_timeout", send_timeout), ("start_timeout", start_timeout)]
@@ -387,6 +408,8 @@ impl Config {
             ("max_receives_at_once", self.max_receives_at_once),
             ("send_buffer", self.send_buffer),
             ("sends_at_once", self.sends_at_once),
+            ("buffer_batch", self.buffer_batch),
+            ("pack_bytes", self.pack_bytes),
             ("remembered_ids", self.remembered_ids),
             ("attempts", self.attempts.map(|count| count as usize)),
             ("max_receives", self.max_receives.map(|count| count as usize)),
@@ -394,6 +417,10 @@ impl Config {
             if let Some(count) = count.filter(|count| !(1..=MOST).contains(count)) {
                 return Err(Error::new(ErrorKind::Config, format!("`{name}` is {count}; it is 1 to {MOST}")));
             }
+        }
+        if let Some(count) = self.pack_count.filter(|count| !(1..=MAX_PACK).contains(count)) {
+            let text = format!("`pack_count` is {count}; it is 1 to {MAX_PACK}, the most that readers take");
+            return Err(Error::new(ErrorKind::Config, text));
         }
         let first = self.backoff_first.unwrap_or(Duration::from_secs(1));
         let max = self.backoff_max.unwrap_or(Duration::from_secs(6 * 3600));
@@ -406,12 +433,21 @@ impl Config {
             send_timeout,
             send_buffer: self.send_buffer.unwrap_or(default.send_buffer),
             sends_at_once: self.sends_at_once.unwrap_or(default.sends_at_once),
+            send_backoff: Backoff::exponential(
+                self.send_backoff_first.unwrap_or(Duration::from_millis(100)),
+                self.send_backoff_max.unwrap_or(Duration::from_secs(2)),
+            ),
+            buffer_batch: self.buffer_batch.unwrap_or(default.buffer_batch),
+            buffer_delay,
             ack_linger,
             unknown_after: self.unknown_after.unwrap_or(default.unknown_after),
             max_receives: self.max_receives.unwrap_or(default.max_receives),
             delay_poll,
             remembered_ids: self.remembered_ids.unwrap_or(default.remembered_ids),
             compress_above: self.compress_above,
+            pack: self.pack.unwrap_or(default.pack),
+            pack_count: self.pack_count.unwrap_or(default.pack_count),
+            pack_bytes: self.pack_bytes.unwrap_or(default.pack_bytes),
             attempts: self.attempts.unwrap_or(default.attempts),
             timeout,
             backoff: Backoff::exponential(first, max),

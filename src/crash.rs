@@ -31,6 +31,8 @@ mod passed {
     pub const POINTS: &[&str] = &[
         // Signals and sends.
         "signal.sent",
+        "buffer.before",
+        "buffer.after",
         "direct.before",
         "direct.ran",
         "direct.written",

@@ -11,7 +11,8 @@ use futures_util::StreamExt;
 use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
 
-use crate::backend::{Backend, Role};
+use crate::backend::{Backend, Role, Usage};
+use crate::buffer::Buffer;
 use crate::builder::{Builder, until};
 use crate::clock::{Clock, Latch, guarded};
 use crate::dead_letter::{DeadLetters, Held};
@@ -25,15 +26,17 @@ use crate::listener::{Engine, Listener};
 use crate::middleware::ErasedMiddleware;
 use crate::registry::{HandlerInfo, Registry};
 use crate::retry::Backoff;
-use crate::sender::WhenFull;
+use crate::sender::{Parcel, WhenFull};
 use crate::shutdown::{InFlight, Work};
 use crate::signal::Signal;
 
 /// Between tries to put what failed of a direct event on a queue.
 const WRITE_AGAIN: Backoff = Backoff::exponential(Duration::from_millis(250), Duration::from_secs(3));
 
-/// How many events of a `signal_all` are on their way at once.
-const SIGNALS_AT_ONCE: usize = 1_000;
+/// The events of a `signal_all` that are put in line together, and how many such crowds are on their way
+/// at once.
+const CROWD: usize = 500;
+const CROWDS_AT_ONCE: usize = 4;
 
 /// Signals events, and runs their handlers: one application's queues and this process's part in them.
 ///
@@ -72,6 +75,7 @@ struct Inner {
     closing: AtomicBool,
     closed: Latch,
     held: Held,
+    buffer: Buffer,
     /// Whether the queue's time has been asked for.
     time: OnceCell<()>,
 }
@@ -87,7 +91,9 @@ impl Dawdle {
         wants_listener: bool,
         alone: bool,
     ) -> Self {
+        let buffer = Buffer::new(engine.sender.clone(), engine.clock.clone(), &engine.settings);
         let dawdle = Dawdle(Arc::new(Inner {
+            buffer,
             engine,
             middleware,
             observer,
@@ -173,8 +179,39 @@ impl Dawdle {
     ///
     /// Dropping the future leaves some of them sent.
     pub async fn signal_all<E: TypedEvent>(&self, events: impl IntoIterator<Item = E>) -> Vec<Result<EventId>> {
-        let signals = events.into_iter().map(|event| self.signal(event).into_future());
-        futures_util::stream::iter(signals).buffered(SIGNALS_AT_ONCE).collect().await
+        let (mut events, crowd) = (events.into_iter(), CROWD.min(self.0.engine.settings.send_buffer));
+        let crowds = std::iter::from_fn(|| {
+            let parcels: Vec<_> = events.by_ref().take(crowd).map(|event| self.signal(event).prepared()).collect();
+            (!parcels.is_empty()).then(|| self.send_crowd(parcels))
+        });
+        let answers = futures_util::stream::iter(crowds).buffered(CROWDS_AT_ONCE).collect::<Vec<_>>().await;
+        answers.into_iter().flatten().collect()
+    }
+
+    async fn send_crowd(&self, prepared: Vec<Result<(EventId, Parcel)>>) -> Vec<Result<EventId>> {
+        let (mut answers, mut parcels) = (Vec::with_capacity(prepared.len()), Vec::with_capacity(prepared.len()));
+        for prepared in prepared {
+            answers.push(prepared.map(|(id, parcel)| {
+                parcels.push(parcel);
+                id
+            }));
+        }
+        let mut sent = self.0.engine.sender.signal_all(parcels).await.into_iter();
+        let mut is_sent = |id| sent.next().unwrap_or_else(|| Err(unanswered())).map(|()| id);
+        answers.into_iter().map(|answer| answer.and_then(&mut is_sent)).collect()
+    }
+
+    /// Waits until every event that was signalled by [`Signal::buffered`] is durable.
+    ///
+    /// # Errors
+    /// The first error of those that could not be sent since the last flush, and are dropped (each was
+    /// logged, with its id); [`ErrorKind::Unavailable`] where some are not durable after `send_timeout`.
+    /// Those are tried on.
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing: what is in the buffer is sent.
+    pub async fn flush(&self) -> Result<()> {
+        self.0.buffer.flush().await
     }
 
     /// Sends an envelope that was kept elsewhere, in an outbox table for instance.
@@ -185,14 +222,28 @@ impl Dawdle {
         self.send_envelope(envelope, WhenFull::Wait).await
     }
 
-    pub(crate) async fn send_envelope(&self, mut envelope: Envelope, when_full: WhenFull) -> Result<EventId> {
+    pub(crate) async fn send_envelope(&self, envelope: Envelope, when_full: WhenFull) -> Result<EventId> {
+        let (id, parcel) = self.parcel(envelope)?;
+        self.0.engine.sender.signal(parcel, when_full).await?;
+        crate::crash::point!("signal.sent");
+        Ok(id)
+    }
+
+    /// Puts an event into the buffer.
+    pub(crate) async fn buffer(&self, envelope: Envelope) -> Result<EventId> {
+        let (id, parcel) = self.parcel(envelope)?;
+        let place = self.0.engine.sender.buffer(WhenFull::Refuse).await?;
+        self.0.buffer.push(id, Parcel { _buffered: Some(Arc::new(place)), ..parcel });
+        Ok(id)
+    }
+
+    /// The parcel of an event that is signalled.
+    pub(crate) fn parcel(&self, mut envelope: Envelope) -> Result<(EventId, Parcel)> {
         self.before_send(&mut envelope)?;
         let parcel = self.0.engine.sender.parcel(&envelope, envelope.due)?;
         self.0.engine.sender.check_size(&parcel)?;
         self.observe(&envelope);
-        self.0.engine.sender.signal(parcel, when_full).await?;
-        crate::crash::point!("signal.sent");
-        Ok(envelope.id)
+        Ok((envelope.id, parcel))
     }
 
     /// Asks for the queue's time, once: a process that has asked the queue nothing yet does not
@@ -409,6 +460,21 @@ impl Dawdle {
         self.0.listener.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How many requests this instance has made of its queues since it was started, and what SQS bills
+    /// for them: a spend meter. Counted in this process; asks nothing of the backend.
+    ///
+    /// ```no_run
+    /// # async fn doc() -> dawdle::Result<()> {
+    /// let dawdle = dawdle::Dawdle::start().await?;
+    /// let usage = dawdle.usage();
+    /// println!("{} requests, billed as {}", usage.requests(), usage.billed);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn usage(&self) -> Usage {
+        self.0.engine.backend.usage()
+    }
+
     /// How the queues are that this node listens to: received from, or failing since when and why,
     /// and when a receive last succeeded. Asks nothing of the backend.
     pub fn health(&self) -> Health {
@@ -440,6 +506,9 @@ impl Dawdle {
         crate::crash::point!("close.drained");
         let left = timeout.saturating_sub(engine.clock.instant().saturating_duration_since(start));
         let flush = async {
+            if let Err(error) = self.0.buffer.flush().await {
+                tracing::error!("at the shutdown: {error}");
+            }
             engine.sender.flush().await;
             crate::crash::point!("close.sent");
             self.dead_letters().let_go().await;
@@ -450,6 +519,7 @@ impl Dawdle {
         if engine.clock.timeout(left.max(Duration::from_millis(100)), flush).await.is_none() {
             tracing::warn!("the shutdown's time is up before everything was flushed; what is left comes again");
         }
+        self.0.buffer.abort();
         {
             let mut installed = INSTALLED.write().unwrap_or_else(PoisonError::into_inner);
             installed.take_if(|installed| Arc::ptr_eq(&installed.0, &self.0));
@@ -628,4 +698,8 @@ impl StopSignals {
             std::future::pending::<()>().await;
         }
     }
+}
+
+fn unanswered() -> Error {
+    Error::new(ErrorKind::Unavailable, "the event was not answered").with_maybe_sent(true)
 }

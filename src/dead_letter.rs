@@ -201,17 +201,10 @@ impl DeadLetters {
         let receipt = self.receipt_of(letter)?;
         let engine = self.dawdle.engine();
         let parcel = match &letter.raw {
-            Some((body, attributes)) => Parcel {
-                lane: Lane::Message,
-                outgoing: Outgoing {
-                    body: body.clone(),
-                    attributes: attributes.clone(),
-                    in_place: true,
-                    ..Outgoing::default()
-                },
-                not_before: None,
-                _buffered: None,
-            },
+            Some((body, attributes)) => {
+                let (body, attributes) = (body.clone(), attributes.clone());
+                Parcel::alone(Lane::Message, Outgoing { body, attributes, in_place: true, ..Outgoing::default() }, None)
+            }
             None => {
                 let mut envelope = letter.envelope.clone();
                 envelope.death = None;

@@ -11,10 +11,12 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::backend::Delivery;
+use crate::backend::{BoxFuture, Delivery};
 use crate::clock::{Clock, Latch, TaskError, later};
 use crate::delay::{self, HOLD};
 use crate::envelope::{Data, Death, Envelope};
@@ -52,18 +54,35 @@ const PASS_ON_AFTER: Duration = Duration::from_secs(2);
 const PASS_ON_SHARE: u32 = 8;
 const PASS_ON_AT_MOST: Duration = Duration::from_secs(900);
 
+/// For how long the events of a pack may wait for permits.
+const SPLIT_AFTER: Duration = Duration::from_secs(30);
+
 /// How far a handler's task has come: it waits for a thread, has begun, or may no longer begin.
 const WAITING: u8 = 0;
 const BEGUN: u8 = 1;
 const WITHDRAWN: u8 = 2;
 
 /// What becomes of a delivery.
-#[derive(Debug)]
-pub(crate) enum Verdict {
+pub(crate) enum Verdict<'a> {
     /// These are written, then it is acked.
     Finish(Vec<Write>),
+    /// These are written while the rest of it goes on; then what is left of that; then it is acked.
+    Split { writes: Vec<Write>, rest: Pack<'a> },
     /// Nothing of it was begun: it is given back.
     GiveBack,
+}
+
+/// The events of a pack that are under way, each with what must be written of it; an error is an event
+/// of which nothing was begun.
+pub(crate) type Pack<'a> = FuturesUnordered<BoxFuture<'a, Result<Vec<Write>, Write>>>;
+
+/// What must be written of the rest of a pack, when all of it has ended.
+pub(crate) async fn pack_ended(rest: Pack<'_>) -> Vec<Write> {
+    writes_of(rest.collect().await)
+}
+
+fn writes_of(ends: Vec<Result<Vec<Write>, Write>>) -> Vec<Write> {
+    ends.into_iter().flat_map(|end| end.unwrap_or_else(|again| vec![again])).collect()
 }
 
 /// A message that stands for work which is not finished.
@@ -205,7 +224,13 @@ impl Dispatcher {
 
     /// Decides a delivery: reads it, waits until it is due, runs its handlers.
     /// `lost` is raised when its lease is lost.
-    pub(crate) async fn decide(&self, delivery: &Delivery, place: &Place, lost: &Latch, stops: &Stops) -> Verdict {
+    pub(crate) async fn decide<'a>(
+        &'a self,
+        delivery: &'a Delivery,
+        place: &'a Place,
+        lost: &'a Latch,
+        stops: &Stops,
+    ) -> Verdict<'a> {
         if stops.begin.is_raised() {
             return Verdict::GiveBack;
         }
@@ -232,86 +257,110 @@ impl Dispatcher {
         Arc::clone(&self.0.unfolding).acquire_many_owned(bytes).await.ok()
     }
 
-    async fn decide_body(
-        &self,
+    async fn decide_body<'a>(
+        &'a self,
         body: Body,
-        delivery: &Delivery,
-        place: &Place,
-        lost: &Latch,
+        delivery: &'a Delivery,
+        place: &'a Place,
+        lost: &'a Latch,
         stops: &Stops,
-    ) -> Verdict {
-        match body {
-            Body::One(envelope) => self.decide_one(*envelope, delivery, place, lost, stops).await,
-            Body::Pack(parts) if delivery.receive_count > 1 => Verdict::Finish(self.unpack(parts, delivery)),
-            Body::Pack(parts) => self.decide_pack(parts, delivery, place, lost, stops).await,
+    ) -> Verdict<'a> {
+        let envelope = match body {
+            Body::One(envelope) => *envelope,
+            Body::Pack(parts) if delivery.receive_count > 1 => return Verdict::Finish(self.unpack(parts, delivery)),
+            Body::Pack(parts) => return Box::pin(self.decide_pack(parts, delivery, place, lost, stops)).await,
             Body::Unreadable(why) => match self.adopt(delivery) {
-                Some(envelope) => self.decide_one(envelope, delivery, place, lost, stops).await,
-                None => Verdict::Finish(vec![self.undecodable(&delivery.body, &why, delivery)]),
+                Some(envelope) => envelope,
+                None => return Verdict::Finish(vec![self.undecodable(&delivery.body, &why, delivery)]),
             },
-        }
+        };
+        let writes = self.see_to(&Arc::new(envelope), delivery, place, lost, stops).await;
+        writes.map_or(Verdict::GiveBack, Verdict::Finish)
     }
 
-    async fn decide_one(
+    /// Holds one event of a delivery until it is due, and runs its handlers; yields what must be
+    /// written of it. `None` when nothing of it was begun.
+    async fn see_to(
         &self,
-        envelope: Envelope,
+        envelope: &Arc<Envelope>,
         delivery: &Delivery,
         place: &Place,
         lost: &Latch,
         stops: &Stops,
-    ) -> Verdict {
-        let envelope = Arc::new(envelope);
+    ) -> Option<Vec<Write>> {
         loop {
-            match self.triage(&envelope) {
-                Triage::Write(write) => return Verdict::Finish(vec![with_attributes(write, delivery)]),
+            match self.triage(envelope) {
+                Triage::Write(write) => return Some(vec![with_attributes(write, delivery)]),
                 Triage::Hold(due) if delay::until(self.0.clock.now(), due) > HOLD => {
-                    return Verdict::Finish(vec![Write::Again(Box::new((*envelope).clone()), Some(due))]);
+                    return Some(vec![again(envelope, Some(due))]);
                 }
                 Triage::Hold(due) => {
                     place.step_aside();
                     tokio::select! {
                         biased;
                         () = self.0.clock.sleep_until(due) => {}
-                        () = stops.begin.raised() => return Verdict::GiveBack,
+                        () = stops.begin.raised() => return None,
                     }
                 }
                 Triage::Run { here, elsewhere, .. } if !elsewhere.is_empty() => {
-                    return Verdict::Finish(split(&envelope, &here, &elsewhere));
+                    return Some(split(envelope, &here, &elsewhere));
                 }
                 Triage::Run { event, here, .. } => {
-                    let run = Run { envelope: &envelope, event: &event, place: Some(place), lost, stops };
-                    return self.run_event(run, here).await.map_or(Verdict::GiveBack, Verdict::Finish);
+                    return self
+                        .run_event(Run { envelope, event: &event, place: Some(place), lost, stops }, here)
+                        .await;
                 }
             }
         }
     }
 
-    /// A pack's events go side by side; one that cannot run now is written singly.
-    async fn decide_pack(
-        &self,
+    /// A pack's events go side by side, each under a permit of its own. What could not be begun within
+    /// half a minute, or before the node stops, goes on singly, without waiting for the others.
+    async fn decide_pack<'a>(
+        &'a self,
         parts: Vec<Result<Envelope, Unreadable>>,
-        delivery: &Delivery,
-        place: &Place,
-        lost: &Latch,
+        delivery: &'a Delivery,
+        place: &'a Place,
+        lost: &'a Latch,
         stops: &Stops,
-    ) -> Verdict {
-        let decide = async |part: Result<Envelope, Unreadable>| {
-            let envelope = match part {
-                Ok(envelope) => Arc::new(envelope),
-                Err(part) => return vec![self.undecodable(&part.text, &part.why, delivery)],
-            };
-            let singly = |due| vec![Write::Again(Box::new((*envelope).clone()), due)];
-            match self.triage(&envelope) {
-                Triage::Write(write) => vec![write],
-                Triage::Hold(due) => singly(Some(due)),
-                Triage::Run { here, elsewhere, .. } if !elsewhere.is_empty() => split(&envelope, &here, &elsewhere),
-                Triage::Run { event, here, .. } => {
-                    let run = Run { envelope: &envelope, event: &event, place: Some(place), lost, stops };
-                    self.run_event(run, here).await.unwrap_or_else(|| singly(None))
+    ) -> Verdict<'a> {
+        let begin = Latch::default();
+        let own_stops = Stops { begin: begin.clone(), ..stops.clone() };
+        let mut events = Pack::new();
+        for part in parts {
+            let stops = own_stops.clone();
+            events.push(Box::pin(async move {
+                match part {
+                    Ok(envelope) => {
+                        let envelope = Arc::new(envelope);
+                        let writes = self.see_to(&envelope, delivery, place, lost, &stops).await;
+                        writes.ok_or_else(|| again(&envelope, None))
+                    }
+                    Err(part) => Ok(vec![self.undecodable(&part.text, &part.why, delivery)]),
                 }
+            }));
+        }
+        let mut ends = Vec::with_capacity(events.len());
+        let all = async {
+            while let Some(end) = events.next().await {
+                ends.push(end);
             }
         };
-        let writes = futures_util::future::join_all(parts.into_iter().map(decide)).await;
-        Verdict::Finish(writes.into_iter().flatten().collect())
+        tokio::select! {
+            biased;
+            () = all => {}
+            () = self.0.clock.sleep(SPLIT_AFTER) => begin.raise(),
+            () = stops.begin.raised() => begin.raise(),
+        }
+        // What was not begun ends at once.
+        while let Some(Some(end)) = events.next().now_or_never() {
+            ends.push(end);
+        }
+        match events.is_empty() {
+            true if ends.iter().all(Result::is_err) => Verdict::GiveBack,
+            true => Verdict::Finish(writes_of(ends)),
+            false => Verdict::Split { writes: writes_of(ends), rest: events },
+        }
     }
 
     /// A pack that comes a second time: its events travel singly from here on.
@@ -511,7 +560,7 @@ impl Dispatcher {
     /// Runs the handlers of an event that is on no queue; yields what must be written of it.
     pub(crate) async fn run_direct(&self, envelope: Envelope, stops: &Stops) -> Vec<Write> {
         let envelope = Arc::new(envelope);
-        let again = |due| vec![Write::Again(Box::new((*envelope).clone()), due)];
+        let again = |due| vec![again(&envelope, due)];
         match self.triage(&envelope) {
             Triage::Run { event, here, elsewhere } => {
                 let lost = Latch::default();
@@ -722,6 +771,11 @@ async fn either(a: &Latch, b: &Latch) {
         () = a.raised() => {}
         () = b.raised() => {}
     }
+}
+
+/// An event as it is, to be handled from then on.
+fn again(envelope: &Envelope, due: Option<SystemTime>) -> Write {
+    Write::Again(Box::new(envelope.clone()), due)
 }
 
 /// The part of an event that is left for one handler.

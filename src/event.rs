@@ -152,6 +152,8 @@ pub struct EventRegistration {
     pub kind: &'static str,
     /// Further names under which it is read.
     pub aliases: &'static [&'static str],
+    /// Whether many of it share a message, if the type says so.
+    pub packs: Option<bool>,
     /// The Rust type.
     pub type_id: fn() -> TypeId,
     /// The Rust type's path.
@@ -162,18 +164,28 @@ pub struct EventRegistration {
 
 inventory::collect!(EventRegistration);
 
-/// The kind that `name` stands for, as a kind or as an alias; `None` when no linked-in event has it.
-pub(crate) fn canonical_kind(name: &str) -> Option<&'static str> {
-    static NAMES: OnceLock<HashMap<&'static str, &'static str>> = OnceLock::new();
+/// The linked-in event that has this name, as a kind or as an alias.
+fn registration(name: &str) -> Option<&'static EventRegistration> {
+    static NAMES: OnceLock<HashMap<&'static str, &'static EventRegistration>> = OnceLock::new();
     let names = NAMES.get_or_init(|| {
         inventory::iter::<EventRegistration>()
             .flat_map(|event| {
                 let names = std::iter::once(event.kind).chain(event.aliases.iter().copied());
-                names.map(|name| (name, event.kind))
+                names.map(move |name| (name, event))
             })
             .collect()
     });
     names.get(name).copied()
+}
+
+/// The kind that `name` stands for, as a kind or as an alias; `None` when no linked-in event has it.
+pub(crate) fn canonical_kind(name: &str) -> Option<&'static str> {
+    registration(name).map(|event| event.kind)
+}
+
+/// Whether many events of a kind share a message; `None` where its type does not say.
+pub(crate) fn packs(kind: &str) -> Option<bool> {
+    registration(kind)?.packs
 }
 
 /// The kinds that are linked in.

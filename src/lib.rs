@@ -88,12 +88,14 @@ pub mod middleware;
 
 // Machinery: knows the seams, and no implementation.
 mod batch;
+mod buffer;
 mod crash;
 mod delay;
 mod dispatcher;
 mod health;
 mod lease;
 mod listener;
+mod pack;
 mod registry;
 mod room;
 mod sender;
@@ -104,6 +106,7 @@ mod suspect;
 // Front: the only part that knows everything.
 mod builder;
 mod config;
+pub mod cost;
 mod dawdle;
 mod dead_letter;
 mod signal;

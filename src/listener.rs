@@ -20,7 +20,7 @@ use tokio::runtime::Handle;
 
 use crate::backend::{Backend, Delivery, Lane, Outgoing};
 use crate::clock::{Clock, Latch, guarded};
-use crate::dispatcher::{Dispatcher, Verdict, Write};
+use crate::dispatcher::{Dispatcher, Verdict, Write, pack_ended};
 use crate::error::{Error, ErrorKind, Result};
 use crate::health::Monitor;
 use crate::lease::{self, Inserted, Leases};
@@ -31,7 +31,7 @@ use crate::sender::{Parcel, Sender, is_group};
 use crate::settings::Settings;
 use crate::settle::Settler;
 use crate::shutdown::{InFlight, Work};
-use crate::suspect::{Standing, Suspects};
+use crate::suspect::{InLine, Standing, Suspects};
 use crate::sync::AtomicUsize;
 use crate::wire::{self, Body};
 
@@ -188,12 +188,15 @@ impl Listener {
                     self.engine.monitor.received(Lane::Message, self.engine.clock.now());
                     let full = deliveries.len() >= asked;
                     if full {
-                        self.room.received(self.engine.clock.instant().saturating_duration_since(start));
+                        let bytes: usize = deliveries.iter().map(Delivery::bytes).sum();
+                        let took = self.engine.clock.instant().saturating_duration_since(start);
+                        self.room.received(took, bytes / asked);
                     }
                     crate::crash::point!("receive.answered");
                     self.take_in_all(deliveries, room);
                     if full && asked == max {
-                        if self.receivers.load(Ordering::Acquire) < self.engine.settings.max_receives_at_once {
+                        let receivers = self.receivers.load(Ordering::Acquire);
+                        if receivers < self.engine.settings.max_receives_at_once && self.room.has_places(max) {
                             self.add_receiver();
                         }
                     } else if !full && self.is_one_too_many() {
@@ -212,15 +215,13 @@ impl Listener {
         }
     }
 
-    /// Room for one message at least and `max` at most; `None` when the listener stops.
+    /// Room for as many messages as a receive brings; `None` when the listener stops.
     async fn room_for(&self, max: usize) -> Option<Vec<Place>> {
-        let first = tokio::select! {
+        tokio::select! {
             biased;
-            () = self.work.stops.begin.raised() => return None,
-            first = self.room.place() => first?,
-        };
-        let more = std::iter::from_fn(|| self.room.try_place());
-        Some(std::iter::once(first).chain(more.take(max.saturating_sub(1))).collect())
+            () = self.work.stops.begin.raised() => None,
+            places = self.room.places(max) => places,
+        }
     }
 
     /// When a receive that is under way is to be dropped: at once where that hides nothing, else
@@ -270,11 +271,15 @@ impl Listener {
     /// not yet acked would be received again after a crash.
     async fn take_turns(&self, delivery: Delivery, lost: Latch, place: Place, standing: Standing) {
         let place = place.leased_until(self.engine.leases.wall(&delivery.message_id));
-        let line = match standing {
-            Standing::Ordinary => return self.work_on(delivery, lost, place).await,
-            Standing::Leaving(_leaving) => return self.put_back(delivery, lost, place).await,
-            Standing::Suspect(line) => line,
-        };
+        match standing {
+            Standing::Ordinary => self.work_on(delivery, lost, place).await,
+            // Rare and large: kept out of every task.
+            Standing::Leaving(_leaving) => Box::pin(self.put_back(delivery, lost, place)).await,
+            Standing::Suspect(line) => Box::pin(self.wait_in_line(delivery, lost, place, line)).await,
+        }
+    }
+
+    async fn wait_in_line(&self, delivery: Delivery, lost: Latch, place: Place, line: InLine) {
         let clock = &self.engine.clock;
         place.step_aside();
         let turn = tokio::select! {
@@ -330,37 +335,42 @@ impl Listener {
             return;
         }
         crate::crash::point!("decide.before");
-        match engine.dispatcher.decide(&delivery, &place, &lost, &self.work.stops).await {
+        let (writes, split_off) = match engine.dispatcher.decide(&delivery, &place, &lost, &self.work.stops).await {
+            Verdict::Finish(writes) => (writes, true),
+            Verdict::Split { writes, rest } => {
+                let written = self.write_all(writes, &delivery);
+                let (written, rest) = Box::pin(futures_util::future::join(written, pack_ended(rest))).await;
+                (rest, written)
+            }
             Verdict::GiveBack => {
                 crate::crash::point!("verdict.give_back");
                 place.end();
-                self.give_back(&delivery).await;
+                return Box::pin(self.give_back(&delivery)).await;
             }
-            Verdict::Finish(writes) if !engine.leases.is_held(id) => {
-                // The message is somebody else's by now, or will be: what failed here fails or
-                // succeeds there. What is done here need not be done again here.
-                if writes.is_empty() {
-                    engine.settler.remember(id);
-                }
-                engine.leases.remove(id).await;
+        };
+        if !engine.leases.is_held(id) {
+            // The message is somebody else's by now, or will be: what failed here fails or
+            // succeeds there. What is done here need not be done again here.
+            if writes.is_empty() && split_off {
+                engine.settler.remember(id);
             }
-            Verdict::Finish(writes) => {
-                crate::crash::point!("verdict.finish");
-                let written = self.write_all(writes, &delivery).await;
-                crate::crash::point!("finish.written");
-                place.end();
-                let held = engine.leases.is_held(id);
-                let receipt = engine.leases.remove(id).await;
-                crate::crash::point!("finish.unleased");
-                match receipt {
-                    Some(receipt) if written && held => engine.settler.ack(Lane::Message, id, receipt).await,
-                    // An ack by a receipt that is no longer the newest deletes nothing, and may say it did.
-                    _ if written => engine.settler.remember(id),
-                    _ => {}
-                }
-                crate::crash::point!("finish.settled");
-            }
+            engine.leases.remove(id).await;
+            return;
         }
+        crate::crash::point!("verdict.finish");
+        let written = (writes.is_empty() || Box::pin(self.write_all(writes, &delivery)).await) && split_off;
+        crate::crash::point!("finish.written");
+        place.end();
+        let held = engine.leases.is_held(id);
+        let receipt = engine.leases.remove(id).await;
+        crate::crash::point!("finish.unleased");
+        match receipt {
+            Some(receipt) if written && held => engine.settler.ack(Lane::Message, id, receipt).await,
+            // An ack by a receipt that is no longer the newest deletes nothing, and may say it did.
+            _ if written => engine.settler.remember(id),
+            _ => {}
+        }
+        crate::crash::point!("finish.settled");
     }
 
     /// Gives back a message of which nothing was begun.
@@ -369,7 +379,9 @@ impl Listener {
         let held = engine.leases.is_held(id);
         // A copy, whose receives are counted afresh.
         let copy = || copied_to(Lane::Message, delivery, due_and_group(delivery));
-        let fresh = held && delivery.receive_count >= FRESH_FROM && engine.sender.send(copy()).await.is_ok();
+        // A pack that comes a second time would be unpacked.
+        let fresh_from = if wire::is_pack(&delivery.body) { 1 } else { FRESH_FROM };
+        let fresh = held && delivery.receive_count >= fresh_from && engine.sender.send(copy()).await.is_ok();
         let Some(receipt) = engine.leases.remove(id).await else { return };
         crate::crash::point!("give_back.unleased");
         if fresh {
@@ -482,7 +494,7 @@ impl Engine {
     /// The message that a write about a delivery stands for; without one, the delivery as it came,
     /// for the dead letters.
     fn parcel_about(&self, write: Option<&Write>, delivery: &Delivery) -> Result<Parcel> {
-        let moved = || Parcel { lane: Lane::Dead, outgoing: as_it_came(delivery), not_before: None, _buffered: None };
+        let moved = || Parcel::alone(Lane::Dead, as_it_came(delivery), None);
         let Some(write) = write else { return Ok(moved()) };
         let parcel = self.parcel(write)?;
         let Write::Dead(envelope, _) = write else { return Ok(parcel) };
@@ -511,7 +523,7 @@ fn due_and_group(delivery: &Delivery) -> (Option<SystemTime>, Option<String>) {
 
 /// The same message on a lane, for when it is due.
 fn copied_to(lane: Lane, delivery: &Delivery, (due, group): (Option<SystemTime>, Option<String>)) -> Parcel {
-    Parcel { lane, outgoing: Outgoing { group, ..as_it_came(delivery) }, not_before: due, _buffered: None }
+    Parcel::alone(lane, Outgoing { group, ..as_it_came(delivery) }, due)
 }
 
 /// A message with the body and attributes of a delivery, to take its place.

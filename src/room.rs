@@ -17,8 +17,11 @@ use crate::clock::Latch;
 /// The least that is received ahead.
 const LEAST_AHEAD: usize = 10;
 
+/// The most bytes that are received ahead, by the size that messages had of late.
+const MOST_BYTES_AHEAD: usize = 64 * 1024 * 1024;
+
 /// Over how long the rate is measured.
-const WINDOW: Duration = Duration::from_millis(500);
+const WINDOW: Duration = Duration::from_millis(100);
 
 /// The places for received messages.
 pub(crate) struct Room {
@@ -37,6 +40,8 @@ struct Pace {
     finished: u32,
     per_second: f64,
     latency: Duration,
+    /// Of a message, on average.
+    bytes: usize,
 }
 
 impl Room {
@@ -50,19 +55,35 @@ impl Room {
             ending: Arc::new(Semaphore::new(max_ahead)),
             concurrency,
             max_ahead,
-            pace: Mutex::new(Pace { size, window: None, finished: 0, per_second: 0.0, latency: Duration::ZERO }),
+            pace: Mutex::new(Pace {
+                size,
+                window: None,
+                finished: 0,
+                per_second: 0.0,
+                latency: Duration::ZERO,
+                bytes: 0,
+            }),
         }
     }
 
-    /// Waits for a place. Cancel-safe.
-    pub(crate) async fn place(&self) -> Option<Place> {
-        let place = Arc::clone(&self.places).acquire_owned().await.ok()?;
-        Some(self.as_place(place))
+    /// Waits for as many places as are always ahead of the handlers, and takes up to `max`: a receive
+    /// for fewer would be one more request for the same messages. While there are fewer, no handler
+    /// lacks work. Cancel-safe.
+    pub(crate) async fn places(&self, max: usize) -> Option<Vec<Place>> {
+        let least = max.min(self.least_ahead()).max(1);
+        let mut several = Arc::clone(&self.places).acquire_many_owned(u32::try_from(least).ok()?).await.ok()?;
+        let each = std::iter::from_fn(|| several.split(1));
+        let more = std::iter::from_fn(|| Arc::clone(&self.places).try_acquire_owned().ok());
+        Some(each.chain(more.take(max.saturating_sub(least))).map(|place| self.as_place(place)).collect())
     }
 
-    /// A place, if there is one now.
-    pub(crate) fn try_place(&self) -> Option<Place> {
-        Arc::clone(&self.places).try_acquire_owned().ok().map(|place| self.as_place(place))
+    /// Whether one more receive would find room now.
+    pub(crate) fn has_places(&self, max: usize) -> bool {
+        self.places.available_permits() >= max.min(self.least_ahead())
+    }
+
+    fn least_ahead(&self) -> usize {
+        LEAST_AHEAD.min(self.max_ahead)
     }
 
     fn as_place(&self, place: OwnedSemaphorePermit) -> Place {
@@ -90,15 +111,17 @@ impl Room {
     }
 
     /// Notes how long a receive took that found as many messages as it asked for, so that none of
-    /// it was waiting.
-    pub(crate) fn received(&self, took: Duration) {
+    /// it was waiting, and how many bytes each of them has.
+    pub(crate) fn received(&self, took: Duration, bytes: usize) {
         let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
         pace.latency = if pace.latency.is_zero() { took } else { (pace.latency * 7 + took) / 8 };
+        pace.bytes = if pace.bytes == 0 { bytes } else { (pace.bytes * 7 + bytes) / 8 };
     }
 
     fn resize(&self, pace: &mut Pace) {
         let ahead = (2.0 * pace.per_second * pace.latency.as_secs_f64()).ceil() as usize;
-        let wanted = self.concurrency + ahead.clamp(LEAST_AHEAD.min(self.max_ahead), self.max_ahead);
+        let most = (MOST_BYTES_AHEAD / pace.bytes.max(1)).clamp(self.least_ahead(), self.max_ahead);
+        let wanted = self.concurrency + ahead.clamp(self.least_ahead(), most);
         if wanted > pace.size {
             self.places.add_permits(wanted - pace.size);
             pace.size = wanted;
@@ -110,6 +133,14 @@ impl Room {
 
 #[cfg(test)]
 impl Room {
+    pub(crate) async fn place(&self) -> Place {
+        self.as_place(Arc::clone(&self.places).acquire_owned().await.unwrap())
+    }
+
+    fn try_place(&self) -> Option<Place> {
+        Arc::clone(&self.places).try_acquire_owned().ok().map(|place| self.as_place(place))
+    }
+
     /// With `max_aside` as this was made with.
     pub(crate) fn assert_all_back(&self, max_aside: usize) {
         let size = self.pace.lock().unwrap().size;
@@ -175,14 +206,21 @@ mod tests {
         let room = Room::new(4, 100, 1);
         let start = Instant::now();
         assert_eq!(room.places.available_permits(), 14);
-        room.received(Duration::from_millis(50));
+        room.received(Duration::from_millis(50), 200);
         for n in 0..=1000u32 {
             room.finished(start + Duration::from_micros(500) * n);
         }
         // About 2,000 a second x 50 ms x 2 would be 200.
         assert_eq!(room.places.available_permits(), 104);
+        for _ in 0..100 {
+            room.received(Duration::from_millis(50), 1024 * 1024);
+        }
+        for n in 0..=1000u32 {
+            room.finished(start + Duration::from_secs(1) + Duration::from_micros(500) * n);
+        }
+        assert!((66..=72).contains(&room.places.available_permits()), "64 MiB of messages of 1 MiB");
         for n in 0..=10u32 {
-            room.finished(start + Duration::from_secs(1) * (n + 1));
+            room.finished(start + Duration::from_secs(1) * (n + 2));
         }
         assert_eq!(room.places.available_permits(), 14);
     }
@@ -190,7 +228,7 @@ mod tests {
     #[tokio::test]
     async fn held_messages_leave_their_places_to_others_up_to_a_bound() {
         let room = Room::new(1, 0, 1);
-        let first = room.place().await.unwrap();
+        let first = room.place().await;
         first.step_aside();
         let second = room.try_place().unwrap();
         second.step_aside();
@@ -203,7 +241,7 @@ mod tests {
     #[tokio::test]
     async fn messages_that_are_being_settled_leave_their_places_to_others_up_to_a_bound() {
         let room = Room::new(1, 1, 0);
-        let places = [room.place().await.unwrap(), room.place().await.unwrap()];
+        let places = [room.place().await, room.place().await];
         places.iter().for_each(Place::end);
         let third = room.try_place();
         assert!(third.is_some() && room.try_place().is_none());
@@ -217,14 +255,14 @@ mod tests {
             let message = |n: u32| {
                 let room = Arc::clone(&room);
                 let task = shuttle::future::spawn(async move {
-                    let place = room.place().await.unwrap();
+                    let place = room.place().await;
                     turns(2).await;
                     place.step_aside();
                     turns(2).await;
                     place.end();
                     turns(2).await;
                     drop(place);
-                    room.received(Duration::from_secs(1));
+                    room.received(Duration::from_secs(1), 200);
                     room.finished(start + WINDOW * n);
                 });
                 (task, any(2) == 0)

@@ -24,6 +24,12 @@ pub(crate) struct Settings {
     pub(crate) send_buffer: usize,
     /// Send requests under way at once, per lane.
     pub(crate) sends_at_once: usize,
+    /// Between tries of one send.
+    pub(crate) send_backoff: Backoff,
+    /// Events of the buffered form that go without waiting for more.
+    pub(crate) buffer_batch: usize,
+    /// How long one waits for others otherwise.
+    pub(crate) buffer_delay: Duration,
     /// How long an ack waits for others to share its request.
     pub(crate) ack_linger: Duration,
     /// For how long nodes pass on an event that none of them can handle.
@@ -36,6 +42,12 @@ pub(crate) struct Settings {
     pub(crate) remembered_ids: usize,
     /// Bodies longer than this are compressed; `None` for never.
     pub(crate) compress_above: Option<usize>,
+    /// Whether many events share a message, where their type does not say.
+    pub(crate) pack: bool,
+    /// The most events of a message.
+    pub(crate) pack_count: usize,
+    /// The most bytes of a message of several events.
+    pub(crate) pack_bytes: usize,
     /// Attempts of a handler that names none.
     pub(crate) attempts: u32,
     /// Timeout of a handler that names none.
@@ -55,19 +67,25 @@ impl Default for Settings {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Settings {
             concurrency: (2 * cores).max(10),
-            prefetch: 1_000,
+            prefetch: 2_000,
             max_held: 200,
-            max_receives_at_once: 16,
+            max_receives_at_once: 128,
             shutdown_timeout: Duration::from_secs(25),
             send_timeout: Duration::from_secs(10),
             send_buffer: 10_000,
-            sends_at_once: 16,
+            sends_at_once: 128,
+            send_backoff: Backoff::exponential(Duration::from_millis(100), Duration::from_secs(2)),
+            buffer_batch: 500,
+            buffer_delay: Duration::from_millis(50),
             ack_linger: Duration::from_millis(50),
             unknown_after: Duration::from_secs(86_400),
             max_receives: 10,
             delay_poll: Duration::from_secs(240),
             remembered_ids: 10_000,
             compress_above: None,
+            pack: false,
+            pack_count: 1_000,
+            pack_bytes: 64 * 1024,
             attempts: 25,
             timeout: Duration::from_secs(300),
             backoff: Backoff::default(),

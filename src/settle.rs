@@ -13,7 +13,7 @@ use crate::settings::Settings;
 use crate::sync::{Mutex, MutexGuard};
 
 /// Settle requests under way at once, per lane.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 128;
 
 /// Tries of one ack. A message that stays comes again and is deleted on sight.
 const TRIES: u32 = 5;
@@ -135,12 +135,21 @@ impl Work for SettleWork {
     type Item = Settle;
     type Answer = Result<()>;
 
-    fn capacity(&self) -> (usize, usize) {
-        (self.backend.limits().max_batch_entries, usize::MAX)
+    /// How many more entries there is room for.
+    type Load = usize;
+
+    fn begin(&self) -> usize {
+        self.backend.limits().max_batch_entries.max(1)
     }
 
-    fn bytes(&self, _: &Settle) -> usize {
-        0
+    fn add(&self, left: &mut usize, _: &Settle) -> bool {
+        let fits = *left > 0;
+        *left = left.saturating_sub(1);
+        fits
+    }
+
+    fn is_full(&self, left: &usize) -> bool {
+        *left == 0
     }
 
     fn skips_abandoned(&self) -> bool {

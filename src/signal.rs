@@ -11,7 +11,7 @@ use crate::envelope::{Envelope, whole_milliseconds};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EventId, TypedEvent};
 use crate::redact::Shown;
-use crate::sender::{MAX_GROUP, WhenFull, is_group};
+use crate::sender::{MAX_GROUP, Parcel, WhenFull, is_group};
 
 /// An event about to be signalled. Sent when it is awaited, which yields its [`EventId`].
 ///
@@ -36,7 +36,18 @@ struct Prepared {
     own_key: Option<String>,
     due: Due,
     expires_in: Option<Duration>,
-    direct: bool,
+    how: How,
+}
+
+/// What is done with it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    /// Put on the queue, and waited for.
+    Queued,
+    /// Put into the buffer.
+    Buffered,
+    /// Run on this node.
+    Direct,
 }
 
 /// When an event is to be handled.
@@ -52,7 +63,7 @@ impl Signal {
             let engine = dawdle.engine();
             let envelope = Envelope::of(event, &engine.settings.source, engine.clock.now())?;
             let own_key = event.dedup_key();
-            Ok(Prepared { dawdle, envelope, own_key, due: Due::Now, expires_in: None, direct: false })
+            Ok(Prepared { dawdle, envelope, own_key, due: Due::Now, expires_in: None, how: How::Queued })
         });
         Signal { prepared, when_full }
     }
@@ -144,10 +155,19 @@ impl Signal {
     /// Nothing is durable until a first failure puts it on the queue: an event whose process dies
     /// first is lost. Refused with a delay, and where no handler of the event runs on this node.
     pub fn direct(self) -> Self {
-        self.with(|signal| {
-            signal.direct = true;
-            Ok(())
-        })
+        self.with(|signal| signal.be(How::Direct))
+    }
+
+    /// Answers as soon as the event is in this process's send buffer, and sends it soon, together with
+    /// others: the cheapest way to signal many, for events that may be lost with the process.
+    ///
+    /// **Not durable until [`flush`](Dawdle::flush) or [`shutdown`](Dawdle::shutdown) has returned**: a
+    /// process that dies first loses what is in the buffer. What cannot be sent for now is tried until it
+    /// can; what never can be is logged, with its id, and is an error of the next `flush`.
+    ///
+    /// A full buffer (`send_buffer`, 10,000 events) is [`ErrorKind::Overloaded`] at once.
+    pub fn buffered(self) -> Self {
+        self.with(|signal| signal.be(How::Buffered))
     }
 
     /// The envelope, to be kept elsewhere and sent later by [`Dawdle::send`].
@@ -162,26 +182,42 @@ impl Signal {
         Ok(envelope)
     }
 
+    /// What is sent of an event that is due now.
+    pub(crate) fn prepared(self) -> Result<(EventId, Parcel)> {
+        let (dawdle, envelope) = self.prepared?.finish()?;
+        dawdle.parcel(envelope)
+    }
+
     async fn send(self) -> Result<EventId> {
         let prepared = self.prepared?;
-        let direct = prepared.direct;
+        let how = prepared.how;
         let delayed = !matches!(prepared.due, Due::Now);
         if delayed || prepared.expires_in.is_some() {
             prepared.dawdle.learn_the_time().await;
         }
         let (dawdle, envelope) = prepared.finish()?;
-        match (direct, delayed) {
-            (true, true) => Err(Error::new(
+        match (how, delayed) {
+            (How::Direct, true) => Err(Error::new(
                 ErrorKind::Invalid,
                 "a direct signal runs at once and cannot be delayed; leave out `.direct()` or the delay",
             )),
-            (true, false) => dawdle.run_directly(envelope, self.when_full).await,
-            (false, _) => dawdle.send_envelope(envelope, self.when_full).await,
+            (How::Direct, false) => dawdle.run_directly(envelope, self.when_full).await,
+            (How::Buffered, _) => dawdle.buffer(envelope).await,
+            (How::Queued, _) => dawdle.send_envelope(envelope, self.when_full).await,
         }
     }
 }
 
 impl Prepared {
+    fn be(&mut self, how: How) -> Result<()> {
+        if self.how != How::Queued && self.how != how {
+            let text = "a signal is direct or buffered, not both; leave one of them out";
+            return Err(Error::new(ErrorKind::Invalid, text));
+        }
+        self.how = how;
+        Ok(())
+    }
+
     /// Works the times out, from now.
     fn finish(self) -> Result<(Dawdle, Envelope)> {
         let now = self.dawdle.clock().now();

@@ -174,7 +174,7 @@ async fn travel(delay: Duration, limits: Limits, death: Option<Death>) -> Journe
         early: runs.iter().any(|run| *run < due),
         late: runs.iter().map(|run| run.duration_since(due).unwrap_or_default()).collect(),
         calls: mortal.calls.load(Ordering::Relaxed),
-        requests: requests.total() - requests.empty_receives,
+        requests: requests.requests() - requests.empty_receives,
         left,
     }
 }

@@ -37,6 +37,18 @@ impl Entry<'_> {
         }
     }
 
+    /// Whether it is on: `key` alone, `key = true` or `key = false`.
+    pub(crate) fn flag(&self) -> Result<bool> {
+        if !self.input.peek(Token![=]) {
+            return Ok(true);
+        }
+        let value: Expr = self.value()?;
+        match literal(&value) {
+            Some(Lit::Bool(yes)) => Ok(yes.value),
+            _ => Err(Error::new_spanned(value, format!("`{0}` is `{0}`, or `{0} = false`", self.key))),
+        }
+    }
+
     /// The texts of `key("text", ..)`.
     pub(crate) fn texts(&self) -> Result<Vec<LitStr>> {
         let texts = self.list::<Expr>()?.into_iter().map(|value| match literal(&value) {

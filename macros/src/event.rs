@@ -7,10 +7,11 @@ use syn::{Data, DeriveInput, Error, Index, LitStr, Member, Path, Result};
 
 use crate::attribute::{self, Key};
 
-const KEYS: [Key; 4] = [
+const KEYS: [Key; 5] = [
     ("kind", "kind = \"trial.ending\""),
     ("aliases", "aliases(\"trial.ends\")"),
     ("key", "key = \"{account}-{month}\""),
+    ("pack", "pack"),
     ("crate", "crate = \"dawdle\""),
 ];
 
@@ -27,7 +28,7 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
                     which can stand for one type only; own the data and name the types";
         return Err(Error::new_spanned(&input.generics, text));
     }
-    let Names { kind, aliases, key, krate } = names(input)?;
+    let Names { kind, aliases, key, packs, krate } = names(input)?;
     let key = key.map(|key| dedup_key(input, &key)).transpose()?;
     let ident = &input.ident;
     let typed = quote_spanned! {ident.span()=> impl #krate::TypedEvent for #ident };
@@ -54,6 +55,7 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
                 #krate::__private::EventRegistration {
                     kind: #kind,
                     aliases: &[#(#aliases),*],
+                    packs: #packs,
                     type_id: ::core::any::TypeId::of::<#ident>,
                     type_name: ::core::any::type_name::<#ident>,
                     place: #krate::Place { file: ::core::file!(), line: ::core::line!() },
@@ -67,6 +69,7 @@ struct Names {
     kind: LitStr,
     aliases: Vec<LitStr>,
     key: Option<LitStr>,
+    packs: TokenStream,
     krate: Path,
 }
 
@@ -74,12 +77,17 @@ fn names(input: &DeriveInput) -> Result<Names> {
     let mut kind = None;
     let mut aliases = Vec::new();
     let mut dedup = None;
+    let mut packs = quote!(::core::option::Option::None);
     let mut krate = attribute::default_crate();
     attribute::helper_attributes(&input.attrs, "event", &KEYS, |key, entry| {
         match key {
             "kind" => kind = Some(entry.text()?),
             "aliases" => aliases = entry.texts()?,
             "key" => dedup = Some(entry.text()?),
+            "pack" => {
+                let yes = entry.flag()?;
+                packs = quote!(::core::option::Option::Some(#yes));
+            }
             _ => krate = attribute::crate_path(&entry)?,
         }
         Ok(())
@@ -99,7 +107,7 @@ fn names(input: &DeriveInput) -> Result<Names> {
         }
     }
     attribute::check_aliases(&kind.value(), &aliases)?;
-    Ok(Names { kind, aliases, key: dedup, krate })
+    Ok(Names { kind, aliases, key: dedup, packs, krate })
 }
 
 /// The method that makes the key of `"{account}-{month}"`, or of `"account"`, a field alone.

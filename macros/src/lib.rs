@@ -37,6 +37,7 @@ use syn::{DeriveInput, Error, Result, parse_macro_input};
 /// | `kind = "trial.ending"` | its name on the wire; required, because types get renamed and queued events do not |
 /// | `aliases("trial.ends", ..)` | names it had before: still read, no longer written |
 /// | `key = "{account}-{month}"` | what deduplication goes by, made of fields that implement `Display`; `"account"` is a field alone |
+/// | `pack` | many of it share a message; `pack = false`: never, whatever the configuration says |
 /// | `crate = "path"` | where dawdle is found, when the dependency is renamed or re-exported |
 ///
 /// A kind has 1 to 128 bytes without whitespace. Kinds that begin with `dawdle.` are Dawdle's own.
@@ -45,6 +46,14 @@ use syn::{DeriveInput, Error, Result, parse_macro_input};
 /// the aliases. During a rolling deploy, old nodes do not know the new kind and leave such events
 /// to new nodes. To have them all work on, add the new kind as an alias in one release and swap the
 /// two in the next.
+///
+/// # Packing
+///
+/// Events that are signalled at about the same time share a message, up to 64 KiB (SQS's billing unit) and
+/// 1,000 events, if they have one kind, group and due second. Each keeps its own id, handlers, retries and
+/// dead letter, and runs under a permit of its own. What fails travels on singly. A node that dies with a
+/// pack in hand has all of its events run once more, also those that were done: for cheap events whose
+/// handlers do no harm twice. What could not be begun within half a minute goes on singly, too.
 ///
 /// # The key
 ///

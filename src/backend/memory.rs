@@ -25,8 +25,9 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
 
+use crate::backend::usage::{Asked, Meter};
 use crate::backend::{
-    Backend, BoxFuture, Delivery, Lane, LaneStats, Limits, Outgoing, Receipt, Role, Settle, Settlement,
+    Backend, BoxFuture, Delivery, Lane, LaneStats, Limits, Outgoing, Receipt, Role, Settle, Settlement, Usage,
 };
 use crate::clock::{Clock, later};
 use crate::error::{Error, ErrorKind, Result};
@@ -84,6 +85,7 @@ pub struct MemoryBackend(Arc<Shared>);
 struct Shared {
     clock: Clock,
     limits: Limits,
+    meter: Meter,
     state: Mutex<State>,
     /// One for each lane: woken when a message becomes visible, or will earlier than was known.
     arrivals: [Notify; Lane::ALL.len()],
@@ -97,38 +99,6 @@ struct State {
     turns: fastrand::Rng,
     reorder: bool,
     duplicate: f64,
-    requests: Requests,
-}
-
-/// How many requests SQS would have counted, failed ones included.
-///
-/// A receive counts once, when it answers, however long it has waited: SQS would have answered,
-/// and been asked again, every 20 seconds.
-///
-/// One for each call of up to 10 entries; SQS bills one more for each further 64 KiB of a call's
-/// payload, which is not counted here: <https://aws.amazon.com/sqs/pricing/>
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Requests {
-    /// `SendMessageBatch`
-    pub send: u64,
-    /// `ReceiveMessage` that answered messages, or failed.
-    pub receive: u64,
-    /// `ReceiveMessage` that answered none.
-    pub empty_receives: u64,
-    /// `DeleteMessageBatch`: acks.
-    pub delete: u64,
-    /// `ChangeMessageVisibilityBatch`: releases and extensions.
-    pub change_visibility: u64,
-    /// `GetQueueAttributes`: inspections.
-    pub inspect: u64,
-}
-
-impl Requests {
-    /// All of them.
-    pub fn total(&self) -> u64 {
-        self.send + self.receive + self.empty_receives + self.delete + self.change_visibility + self.inspect
-    }
 }
 
 impl MemoryBackend {
@@ -150,8 +120,8 @@ impl MemoryBackend {
                 turns: fastrand::Rng::with_seed(0),
                 reorder: false,
                 duplicate: 0.0,
-                requests: Requests::default(),
             }),
+            meter: Meter::default(),
             arrivals: Default::default(),
         }))
     }
@@ -187,14 +157,17 @@ impl MemoryBackend {
         self.lock().faults.clear();
     }
 
-    /// The requests so far, since the last reset.
-    pub fn requests(&self) -> Requests {
-        self.lock().requests
+    /// What SQS would have been asked so far, since the last reset.
+    ///
+    /// A receive counts once, when it answers, however long it has waited: SQS would have answered,
+    /// and been asked again, every 20 seconds.
+    pub fn requests(&self) -> Usage {
+        self.0.meter.usage()
     }
 
     /// Counts requests from 0 again.
     pub fn reset_requests(&self) {
-        self.lock().requests = Requests::default();
+        self.0.meter.reset();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -218,9 +191,14 @@ impl MemoryBackend {
         Ok(self.lock().faults.strike(action, Some(lane), entries))
     }
 
-    fn count(&self, entries: usize, of: impl FnOnce(&mut Requests) -> &mut u64) {
-        let requests = u64::try_from(entries.div_ceil(ENTRIES_PER_REQUEST)).unwrap_or(u64::MAX);
-        *of(&mut self.lock().requests) += requests;
+    fn count(&self, asked: Asked, entries: usize) {
+        self.0.meter.count(asked, entries.div_ceil(ENTRIES_PER_REQUEST) as u64);
+    }
+
+    /// Counts a receive by what it has taken.
+    fn count_taken(&self, deliveries: &[Delivery]) {
+        self.count(if deliveries.is_empty() { Asked::Empty } else { Asked::Receive }, 1);
+        self.0.meter.bill(deliveries.iter().map(Delivery::bytes).sum());
     }
 
     /// Changes a lane at this instant, and wakes its receivers if they have something to see.
@@ -261,7 +239,10 @@ impl MemoryBackend {
 
     fn send_now(&self, lane: Lane, messages: &[Outgoing]) -> Vec<Result<()>> {
         let limits = &self.0.limits;
-        self.count(messages.len(), |requests| &mut requests.send);
+        self.count(Asked::Send, messages.len());
+        for request in messages.chunks(ENTRIES_PER_REQUEST) {
+            self.0.meter.bill(request.iter().map(Outgoing::bytes).sum());
+        }
         let begun = self.begin(Action::Send, lane, messages.len());
         let strike = match rules::entries(limits, messages.len()).and(begun) {
             Ok(strike) => strike,
@@ -283,8 +264,8 @@ impl MemoryBackend {
     fn settle_now(&self, lane: Lane, entries: &[Settle]) -> Vec<Result<()>> {
         let limits = &self.0.limits;
         let acks = entries.iter().filter(|entry| entry.how == Settlement::Ack).count();
-        self.count(acks, |requests| &mut requests.delete);
-        self.count(entries.len() - acks, |requests| &mut requests.change_visibility);
+        self.count(Asked::Delete, acks);
+        self.count(Asked::ChangeVisibility, entries.len() - acks);
         let begun = self.begin(Action::Settle, lane, entries.len());
         let strike = match rules::entries(limits, entries.len()).and(begun) {
             Ok(strike) => strike,
@@ -304,7 +285,7 @@ impl MemoryBackend {
 
     fn extend_now(&self, lane: Lane, receipts: &[Receipt], lease: Duration) -> Vec<Result<()>> {
         let limits = &self.0.limits;
-        self.count(receipts.len(), |requests| &mut requests.change_visibility);
+        self.count(Asked::ChangeVisibility, receipts.len());
         let begun = self.begin(Action::Extend, lane, receipts.len());
         let checked = rules::entries(limits, receipts.len()).and(rules::lease(limits, lease));
         let strike = match checked.and(begun) {
@@ -325,7 +306,7 @@ impl MemoryBackend {
             arrival.as_mut().enable();
             let taken = self.take(lane, max, self.0.limits.lease);
             if !taken.deliveries.is_empty() {
-                self.count(1, |requests| &mut requests.receive);
+                self.count_taken(&taken.deliveries);
                 strike.after()?;
                 return Ok(taken.deliveries);
             }
@@ -333,7 +314,7 @@ impl MemoryBackend {
             if taken.full {
                 let ends = *poll_ends.get_or_insert_with(|| later(taken.now, LONG_POLL));
                 if ends <= taken.now {
-                    self.count(1, |requests| &mut requests.empty_receives);
+                    self.count(Asked::Empty, 1);
                     return Ok(Vec::new());
                 }
                 look_again = Some(look_again.map_or(ends, |due| due.min(ends)));
@@ -373,11 +354,7 @@ impl MemoryBackend {
         rules::lease(&self.0.limits, hold)?;
         let (max, strike) = self.begin_receive(Action::Browse, lane, max)?;
         let taken = self.take(lane, max, hold);
-        if taken.deliveries.is_empty() {
-            self.count(1, |requests| &mut requests.empty_receives);
-        } else {
-            self.count(1, |requests| &mut requests.receive);
-        }
+        self.count_taken(&taken.deliveries);
         if taken.full && taken.deliveries.is_empty() {
             return Err(Error::new(
                 ErrorKind::Throttled,
@@ -398,7 +375,7 @@ impl MemoryBackend {
         }
         let strike = self.begin(action, lane, 1)?;
         if let Err(error) = strike.before() {
-            self.count(1, |requests| &mut requests.receive);
+            self.count(Asked::Receive, 1);
             return Err(error);
         }
         Ok((max.min(most), strike))
@@ -494,6 +471,10 @@ impl Backend for MemoryBackend {
         self.0.limits.clone()
     }
 
+    fn usage(&self) -> Usage {
+        self.requests()
+    }
+
     fn check(&self, _role: Role) -> BoxFuture<'_, Result<()>> {
         Box::pin(async {
             let strike = self.lock().faults.strike(Action::Check, None, 1);
@@ -522,7 +503,7 @@ impl Backend for MemoryBackend {
 
     fn inspect(&self, lane: Lane) -> BoxFuture<'_, Result<LaneStats>> {
         Box::pin(async move {
-            self.count(1, |requests| &mut requests.inspect);
+            self.count(Asked::GetAttributes, 1);
             let strike = self.begin(Action::Inspect, lane, 1)?;
             strike.before().and(strike.after())?;
             Ok(self.change(lane, |queue, now| queue.stats(now)))

@@ -54,13 +54,14 @@ use self::connect::{Clients, Connection, Loader};
 use self::fault::At;
 use self::options::Given;
 use self::requests::{Action, Ledger, Watch};
-use super::{Backend, BoxFuture, Delivery, Lane, LaneStats, Limits, Outgoing, Receipt, Role, Settle, Settlement};
+use super::{
+    Backend, BoxFuture, Delivery, Lane, LaneStats, Limits, Outgoing, Receipt, Role, Settle, Settlement, Usage,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::redact::without_userinfo;
 
 pub use self::create::create_queues;
 pub use self::options::SqsOptions;
-pub use self::requests::SqsRequests;
 
 /// The most entries of a batch:
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html>
@@ -137,9 +138,9 @@ impl SqsBackend {
         Ok(SqsBackend(Arc::new(Inner { options, connection, ledger: Arc::default(), place, lanes })))
     }
 
-    /// How many requests this backend and its clones have made so far.
-    pub fn requests(&self) -> SqsRequests {
-        self.0.ledger.requests()
+    /// How many requests this backend and its clones have made so far, but for those that make queues.
+    pub fn requests(&self) -> Usage {
+        self.0.ledger.meter.usage()
     }
 
     fn lane(&self, lane: Lane) -> &LaneState {
@@ -366,7 +367,12 @@ impl SqsBackend {
         crate::crash::point!("sqs.receive.after");
         let answer = self.answer(Action::Receive, &queue, &watch, answer)?;
         let messages = answer.messages.unwrap_or_default();
-        Ok(messages.into_iter().filter_map(|message| delivery(message, lease, &watch)).collect())
+        let deliveries: Vec<_> = messages.into_iter().filter_map(|message| delivery(message, lease, &watch)).collect();
+        if deliveries.is_empty() {
+            self.0.ledger.meter.was_empty();
+        }
+        self.0.ledger.meter.bill(deliveries.iter().map(Delivery::bytes).sum());
+        Ok(deliveries)
     }
 
     async fn settle_all(&self, lane: Lane, entries: &[Settle]) -> Vec<Result<()>> {
@@ -476,6 +482,8 @@ impl SqsBackend {
                 let entries = entries.map(|(index, message)| send_entry(*lane, index, message, at));
                 let entries = entries.collect::<Result<Vec<_>>>()?;
                 let watch = self.watch(at.action);
+                let sent = indices.iter().filter_map(|index| messages.get(*index));
+                self.0.ledger.meter.bill(sent.map(Outgoing::bytes).sum());
                 let request = calls.send_message_batch().queue_url(url).set_entries(Some(entries));
                 crate::crash::point!("sqs.send.before");
                 let answer = request.customize().interceptor(watch.clone()).send().await;
@@ -576,6 +584,10 @@ impl Backend for SqsBackend {
 
     fn clock_offset_ms(&self) -> i64 {
         self.0.ledger.offset_ms()
+    }
+
+    fn usage(&self) -> Usage {
+        self.requests()
     }
 
     /// By a batch of no messages, which SQS refuses, and the date of its answer: it needs no more

@@ -39,12 +39,19 @@ impl Work for Echo {
     type Item = usize;
     type Answer = usize;
 
-    fn capacity(&self) -> (usize, usize) {
-        (ENTRIES, usize::MAX)
+    type Load = usize;
+
+    fn begin(&self) -> usize {
+        0
     }
 
-    fn bytes(&self, _: &usize) -> usize {
-        1
+    fn add(&self, load: &mut usize, _: &usize) -> bool {
+        *load += 1;
+        *load <= ENTRIES
+    }
+
+    fn is_full(&self, load: &usize) -> bool {
+        *load >= ENTRIES
     }
 
     fn skips_abandoned(&self) -> bool {
@@ -88,7 +95,7 @@ fn submitted(batcher: &Batcher<Echo>, item: usize) -> shuttle::future::JoinHandl
 
 fn assert_at_rest(batcher: &Batcher<Echo>) {
     let queue = batcher.shared.lock();
-    assert!(queue.items.is_empty() && queue.bytes == 0 && queue.in_the_air == 0);
+    assert!(queue.items.is_empty() && queue.next.load == 0 && queue.in_the_air == 0);
 }
 
 #[test]

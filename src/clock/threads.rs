@@ -9,7 +9,8 @@ use std::sync::OnceLock;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
-/// The most threads: Dawdle's own work is short, and much of it waits for the network.
+/// The most threads: Dawdle's own work is short, and much of it waits for the network. They are for half
+/// of the cores: more would wake each other up for little.
 const MOST_THREADS: usize = 4;
 
 static THREADS: OnceLock<Option<Runtime>> = OnceLock::new();
@@ -18,7 +19,8 @@ static THREADS: OnceLock<Option<Runtime>> = OnceLock::new();
 /// it is called from.
 pub(super) fn handle() -> Option<&'static Handle> {
     let start = || {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = (cores / 2).clamp(1, MOST_THREADS);
         let runtime = Builder::new_multi_thread().worker_threads(threads).thread_name("dawdle").enable_all().build();
         runtime
             .inspect_err(|error| tracing::error!("Dawdle has no threads of its own, and runs on the caller's: {error}"))

@@ -152,19 +152,25 @@ fn permits_come_back_however_a_run_ends() {
             .map(|number| {
                 let (dispatcher, stops, room) = (dispatcher.clone(), stops.clone(), Arc::clone(&room));
                 let lost = Latch::default();
-                let losing = lost.clone();
+                let (losing, packed) = (lost.clone(), any(3) == 0);
                 let deciding = shuttle::future::spawn(async move {
                     let delivery = Delivery {
                         message_id: number.to_string(),
                         receipt: Receipt(number.to_string()),
-                        body: body(number),
+                        body: if packed {
+                            wire::pack([body(number), body(number + 4)].iter().map(String::as_str))
+                        } else {
+                            body(number)
+                        },
                         attributes: BTreeMap::new(),
                         receive_count: 1,
                         enqueued_at: SystemTime::UNIX_EPOCH,
                         lease: Duration::from_secs(30),
                     };
-                    let place = room.place().await.unwrap();
-                    dispatcher.decide(&delivery, &place, &losing, &stops).await
+                    let place = room.place().await;
+                    if let Verdict::Split { rest, .. } = dispatcher.decide(&delivery, &place, &losing, &stops).await {
+                        pack_ended(rest).await;
+                    }
                 });
                 (deciding, lost)
             })

@@ -17,7 +17,7 @@ fn every_place_in_the_buffer_comes_back_however_a_signal_ends() {
         let signals: Vec<_> = (0..5)
             .map(|number| {
                 let (sender, outgoing) = (sender.clone(), Outgoing::new(number.to_string()));
-                let parcel = Parcel { lane: Lane::Message, outgoing, not_before: None, _buffered: None };
+                let parcel = Parcel::alone(Lane::Message, outgoing, None);
                 let when_full = if any(3) == 0 { WhenFull::Refuse } else { WhenFull::Wait };
                 shuttle::future::spawn(async move { sender.signal(parcel, when_full).await })
             })

@@ -53,7 +53,7 @@ fn run<F: Future<Output = ()>>(
     check: Arc<impl Fn() -> F + Send + Sync + 'static>,
 ) -> usize {
     let mut config = Config::new();
-    config.stack_size = 256 * 1024;
+    config.stack_size = 1024 * 1024;
     config.max_steps = MaxSteps::FailAfter(MOST_STEPS);
     Runner::new(scheduler, config).run(move || {
         fastrand::seed(1);

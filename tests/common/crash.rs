@@ -101,8 +101,9 @@ const BROKEN: u64 = 18;
 const JUNK: u64 = 19;
 const SLEEPY: u64 = 20;
 const STUBBORN: u64 = 21;
+const BUFFERED: [u64; 2] = [22, 23];
 
-const PLANS: [Plan; 21] = [
+const PLANS: [Plan; 23] = [
     plan(PACKED[0], "one of a pack", THREE, None),
     plan(PACKED[1], "another of the pack", THREE, None),
     plan(UNPACKED[0], "one of a pack that came again", THREE, None),
@@ -125,6 +126,8 @@ const PLANS: [Plan; 21] = [
     plan(JUNK, "dead-lettered and purged", &[], Some("junk")),
     plan(SLEEPY, "snoozed", &["doze"], None),
     plan(STUBBORN, "dropped by a shutdown", &["stay"], None),
+    plan(BUFFERED[0], "buffered", THREE, None),
+    plan(BUFFERED[1], "another in the buffer", THREE, None),
 ];
 
 /// The ledger: lines of a life, a word, a number, and what the word needs.
@@ -432,6 +435,12 @@ impl Life {
             dawdle.signal(Step { number, slow }).await?;
             sent(number);
         }
+        for number in BUFFERED {
+            sends(number, begun);
+            dawdle.signal(Step { number, slow: false }).buffered().await?;
+        }
+        dawdle.flush().await?;
+        BUFFERED.into_iter().for_each(sent);
         for (number, due) in [(SOON, due(0.6)), (LATER, due(3.0))] {
             sends(number, due);
             dawdle.signal(Step { number, slow: false }).at(due).await?;

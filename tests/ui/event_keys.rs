@@ -49,4 +49,8 @@ struct AliasNotInQuotes;
 #[event(kind = "a", crate = "not a path")]
 struct NoPath;
 
+#[derive(Event)]
+#[event(kind = "a", pack = "yes")]
+struct NoFlag;
+
 fn main() {}

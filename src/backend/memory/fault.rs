@@ -48,6 +48,7 @@ enum Failure {
     Unavailable,
     AnswerLost,
     Throttled,
+    Refused,
 }
 
 impl Fault {
@@ -65,6 +66,11 @@ impl Fault {
     /// The call answers [`ErrorKind::Throttled`], and nothing has happened.
     pub fn throttled(action: Action) -> Self {
         Fault::new(action, Failure::Throttled)
+    }
+
+    /// The call answers [`ErrorKind::Refused`]: nothing has happened, and would not at another try.
+    pub fn refused(action: Action) -> Self {
+        Fault::new(action, Failure::Refused)
     }
 
     /// Strikes this many calls, 1 unless told; `u32::MAX` is for ever.
@@ -177,6 +183,7 @@ impl Fault {
             Failure::Throttled => {
                 Error::new(ErrorKind::Throttled, format!("{action:?} was throttled, as the test asked"))
             }
+            Failure::Refused => Error::new(ErrorKind::Refused, format!("{action:?} was refused, as the test asked")),
         }
     }
 }

@@ -257,7 +257,7 @@ async fn a_call_of_no_entries_answers_none_and_asks_for_nothing() {
     assert!(rig.send(Lane::Message, &[]).await.is_empty());
     assert!(rig.settle(Lane::Message, &[]).await.is_empty());
     assert!(rig.extend(Lane::Message, &[], LEASE).await.is_empty());
-    assert_eq!(rig.requests(), Requests::default());
+    assert_eq!(rig.requests(), Usage::default());
 }
 
 #[tokio::test]
@@ -625,11 +625,19 @@ async fn requests_are_counted_as_sqs_counts_them() {
     rig.settle(Lane::Message, &entries[..9]).await;
     rig.settle(Lane::Message, &entries[9..]).await;
     rig.stats().await;
-    let requests = Requests { send: 1, receive: 1, empty_receives: 1, delete: 2, change_visibility: 1, inspect: 1 };
-    assert_eq!(rig.requests(), requests);
-    assert_eq!(requests.total(), 7);
+    let requests = Usage {
+        send: 1,
+        receive: 1,
+        empty_receives: 1,
+        delete: 2,
+        change_visibility: 1,
+        get_attributes: 1,
+        get_url: 0,
+        billed: 7,
+    };
+    assert_eq!((rig.requests(), requests.requests()), (requests, 7));
     rig.reset_requests();
-    assert_eq!(rig.requests(), Requests::default());
+    assert_eq!(rig.requests(), Usage::default());
 }
 
 #[tokio::test]
@@ -637,4 +645,13 @@ async fn a_call_of_more_than_ten_entries_counts_as_several_requests() {
     let rig = Rig::with(|limits| *limits = Limits::unlimited());
     rig.send(Lane::Message, &vec![Outgoing::new("x"); 21]).await;
     assert_eq!(rig.requests().send, 3);
+}
+
+#[tokio::test]
+async fn each_further_64_kib_of_a_request_are_billed_as_sqs_bills_them() {
+    let rig = Rig::sqs();
+    rig.send(Lane::Message, &vec![Outgoing::new("x".repeat(40 * 1024)); 5]).await;
+    assert_eq!((rig.requests().send, rig.requests().billed), (1, 4));
+    rig.receive(Lane::Message, 10).await.unwrap();
+    assert_eq!((rig.requests().receive, rig.requests().billed), (1, 8));
 }

@@ -1,7 +1,6 @@
 //! Making calls: which actions there are, how many of each were made, and what every answer says
 //! about SQS's clock.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -13,6 +12,7 @@ use aws_sdk_sqs::error::BoxError;
 use aws_sdk_sqs::primitives::{DateTime, DateTimeFormat};
 
 use super::clock_offset::{ClockOffset, Interval};
+use crate::backend::usage::{Asked, Meter};
 
 /// What is asked of SQS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +28,6 @@ pub(super) enum Action {
 }
 
 impl Action {
-    const COUNT: usize = 8;
-
     /// As AWS's documentation names it.
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -67,56 +65,25 @@ impl Action {
     }
 }
 
-/// How many requests a backend has made, failed ones included. SQS bills by request:
-/// <https://aws.amazon.com/sqs/pricing/>
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct SqsRequests {
-    /// `SendMessageBatch`.
-    pub send: u64,
-    /// `ReceiveMessage`, empty answers included.
-    pub receive: u64,
-    /// `DeleteMessageBatch`.
-    pub delete: u64,
-    /// `ChangeMessageVisibilityBatch`.
-    pub change_visibility: u64,
-    /// `GetQueueAttributes`.
-    pub get_attributes: u64,
-    /// `GetQueueUrl`.
-    pub get_url: u64,
-}
-
-impl SqsRequests {
-    /// All of them.
-    pub fn total(&self) -> u64 {
-        self.send + self.receive + self.delete + self.change_visibility + self.get_attributes + self.get_url
-    }
-}
-
 /// What the calls of one backend share.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    counts: [AtomicU64; Action::COUNT],
+    pub(super) meter: Meter,
     offset: Mutex<ClockOffset>,
 }
 
 impl Ledger {
     pub(super) fn count(&self, action: Action) {
-        if let Some(count) = self.counts.get(action as usize) {
-            count.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    pub(super) fn requests(&self) -> SqsRequests {
-        let of = |action: Action| self.counts.get(action as usize).map_or(0, |count| count.load(Ordering::Relaxed));
-        SqsRequests {
-            send: of(Action::Send),
-            receive: of(Action::Receive),
-            delete: of(Action::Delete),
-            change_visibility: of(Action::ChangeVisibility),
-            get_attributes: of(Action::GetAttributes),
-            get_url: of(Action::GetUrl),
-        }
+        let asked = match action {
+            Action::Send => Asked::Send,
+            Action::Receive => Asked::Receive,
+            Action::Delete => Asked::Delete,
+            Action::ChangeVisibility => Asked::ChangeVisibility,
+            Action::GetAttributes => Asked::GetAttributes,
+            Action::GetUrl => Asked::GetUrl,
+            Action::CreateQueue | Action::SetAttributes => return,
+        };
+        self.meter.count(asked, 1);
     }
 
     pub(super) fn offset_ms(&self) -> i64 {
