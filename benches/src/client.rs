@@ -15,7 +15,8 @@ pub(crate) fn play(mut args: impl Iterator<Item = String>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let measured = runtime.block_on(async {
         match way.as_str() {
-            "dawdle" => ways::dawdle::play(&task).await,
+            "dawdle" => ways::dawdle::play(&task, false).await,
+            "dawdle-packed" => ways::dawdle::play(&task, true).await,
             "loop" => ways::by_hand::play(&task).await,
             "naive" => ways::naive::play(&task).await,
             "dawdle-local" => ways::dawdle_local::play(&task).await,

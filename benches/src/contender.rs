@@ -17,6 +17,8 @@ pub(crate) struct Contender {
     pub(crate) at_once: AtOnce,
     /// It is given one event of so many: those that go one by one would take too long.
     pub(crate) share: u64,
+    /// Several events share a message.
+    pub(crate) packs: bool,
 }
 
 /// What plays it.
@@ -50,6 +52,15 @@ pub(crate) const CONTENDERS: &[Contender] = &[
         program: Program::Own,
         at_once: AtOnce::Handlers,
         share: 1,
+        packs: false,
+    },
+    Contender {
+        name: "dawdle-packed",
+        about: "the same, with `pack` turned on",
+        program: Program::Own,
+        at_once: AtOnce::Handlers,
+        share: 1,
+        packs: true,
     },
     Contender {
         name: REFERENCE,
@@ -57,6 +68,7 @@ pub(crate) const CONTENDERS: &[Contender] = &[
         program: Program::Own,
         at_once: AtOnce::Tuned,
         share: 1,
+        packs: false,
     },
     Contender {
         name: "naive",
@@ -64,6 +76,7 @@ pub(crate) const CONTENDERS: &[Contender] = &[
         program: Program::Own,
         at_once: AtOnce::Requests(16),
         share: 10,
+        packs: false,
     },
     Contender {
         name: "omniqueue",
@@ -71,6 +84,7 @@ pub(crate) const CONTENDERS: &[Contender] = &[
         program: Program::Peer(peers::OMNIQUEUE),
         at_once: AtOnce::Requests(16),
         share: 10,
+        packs: false,
     },
     Contender {
         name: "boto3",
@@ -78,6 +92,7 @@ pub(crate) const CONTENDERS: &[Contender] = &[
         program: Program::Peer(peers::BOTO3),
         at_once: AtOnce::Requests(16),
         share: 10,
+        packs: false,
     },
 ];
 

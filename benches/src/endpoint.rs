@@ -53,6 +53,8 @@ pub(crate) struct Seen {
     pub(crate) left: u64,
     /// By action.
     pub(crate) requests: BTreeMap<String, u64>,
+    /// What SQS bills for them.
+    pub(crate) billed: u64,
 }
 
 impl Seen {
@@ -63,6 +65,7 @@ impl Seen {
             deleted: counts.messages_deleted,
             left: endpoint.queue(QUEUE).unwrap_or_default().total(),
             requests: by_action(&counts),
+            billed: counts.billed,
         }
     }
 

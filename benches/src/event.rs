@@ -45,7 +45,7 @@ mod tests {
         let text = body()?;
         let queue = MemoryBackend::new(Clock::system());
         let task = Task { phase: Phase::Produce, place: String::new(), events: 1, at_once: 1, body: text.clone() };
-        builder(&task)?.backend(queue.clone()).start().await?.signal(Order::new()).await?;
+        builder(&task, false)?.backend(queue.clone()).start().await?.signal(Order::new()).await?;
         let sent = queue.receive(Lane::Message, 1).await?.remove(0).body;
         // Zeros at the end of a time are left out.
         let without_time = |body: &str| body.len() - body.find("Z\",").unwrap() + body.find("\"time\"").unwrap();

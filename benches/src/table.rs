@@ -34,6 +34,7 @@ pub(crate) fn number(value: f64) -> String {
         size if size < 100.0 && value.fract() == 0.0 => format!("{value:.0}"),
         size if size >= 100.0 => thousands(value),
         size if size >= 10.0 => format!("{value:.1}"),
+        size if size < 0.1 => format!("{value:.4}"),
         _ => format!("{value:.2}"),
     }
 }
@@ -60,7 +61,7 @@ mod tests {
     #[test]
     fn numbers_have_as_many_digits_as_are_of_interest() {
         let written = [1_234_567.8, 123.4, 12.34, 1.234, 0.0104, 3.0, f64::NAN].map(number);
-        assert_eq!(written, ["1,234,568", "123", "12.3", "1.23", "0.01", "3", "-"]);
+        assert_eq!(written, ["1,234,568", "123", "12.3", "1.23", "0.0104", "3", "-"]);
     }
 
     #[test]

@@ -51,8 +51,15 @@ fn text(options: &Options, latencies: &[u64], samples: &Samples) -> String {
 }
 
 fn table(phase: Phase, latencies: &[u64], samples: &Samples) -> String {
-    let mut table =
-        Table::new(&["latency, contender", "events/s", "CPU µs an event", "peak MiB", "requests an event", "of which"]);
+    let mut table = Table::new(&[
+        "latency, contender",
+        "events/s",
+        "CPU µs an event",
+        "peak MiB",
+        "requests an event",
+        "billed",
+        "of which",
+    ]);
     for latency_ms in latencies {
         let of = |contender| samples.median(Case { phase, latency_ms: *latency_ms, contender });
         let reference = of(REFERENCE);
@@ -65,6 +72,7 @@ fn table(phase: Phase, latencies: &[u64], samples: &Samples) -> String {
                 figure(|sample| sample.cpu_us),
                 figure(|sample| sample.peak_mib),
                 figure(Sample::all_requests),
+                figure(|sample| sample.billed),
                 sample.by_action(),
             ]);
         }
@@ -78,7 +86,7 @@ impl Sample {
     }
 
     fn by_action(&self) -> String {
-        let told = self.requests.iter().filter(|(_, count)| **count >= 0.005);
+        let told = self.requests.iter().filter(|(_, count)| **count >= 0.000_05);
         let told: Vec<String> = told.map(|(action, count)| format!("{action} {}", number(*count))).collect();
         told.join(", ")
     }

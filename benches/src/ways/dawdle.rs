@@ -16,9 +16,9 @@ pub(crate) async fn handle(_: &Order) -> Outcome {
 }
 
 /// Consumes with `at_once` handlers: as many as there are events in the hands of the loop.
-pub(crate) async fn play(task: &Task) -> Result<Measured> {
+pub(crate) async fn play(task: &Task, pack: bool) -> Result<Measured> {
     let backend = SqsBackend::connect(endpoint::options(&task.place)).await?;
-    let dawdle = builder(task)?.backend(backend).start().await?;
+    let dawdle = builder(task, pack)?.backend(backend).start().await?;
     match task.phase {
         Phase::Produce => produce(&dawdle, task.events).await,
         Phase::Consume => consume(&dawdle).await,
@@ -26,9 +26,10 @@ pub(crate) async fn play(task: &Task) -> Result<Measured> {
 }
 
 /// Does not listen yet, so that connecting can be told from consuming.
-pub(crate) fn builder(task: &Task) -> Result<Builder> {
+pub(crate) fn builder(task: &Task, pack: bool) -> Result<Builder> {
     let config = Config {
         concurrency: Some(task.at_once),
+        pack: Some(pack),
         // As in the body that the others send.
         source: Some(Envelope::new(Order::new())?.source().to_owned()),
         ..Config::default()

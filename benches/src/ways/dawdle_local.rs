@@ -17,7 +17,7 @@ use crate::task::{Measured, Phase, Task};
 /// Produces from `at_once` tasks, each of which waits for its event; consumes with as many handlers.
 pub(crate) async fn play(task: &Task) -> Result<Measured> {
     let backend = LocalBackend::open(&task.place, LocalOptions::default()).await?;
-    let dawdle = builder(task)?.backend(backend).start().await?;
+    let dawdle = builder(task, false)?.backend(backend).start().await?;
     ready().await?;
     let meter = Meter::start();
     match task.phase {
