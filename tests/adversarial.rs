@@ -315,9 +315,9 @@ async fn what_unfolds_to_just_the_limit_takes_no_more_than_a_few_times_that() {
 
 #[tokio::test]
 async fn many_that_unfold_to_the_limit_take_no_more_than_a_few_of_them() {
+    let memory = Measured::begin().await;
     let test = harness().await;
     let body = BASE64.encode(gzip(note("", &format!(r#"{{"text":"{}"}}"#, "x".repeat(15 * MIB))).as_bytes()));
-    let memory = Measured::begin().await;
     for _ in 0..8 {
         let messages = [Outgoing::new(body.as_str()), Outgoing::new(body.as_str()), Outgoing::new(body.as_str())];
         assert!(test.backend().send(Lane::Message, &messages).await.into_iter().all(|sent| sent.is_ok()));
