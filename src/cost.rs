@@ -165,8 +165,8 @@ impl Cost {
     fn of(journey: &Journey, batch: f64, message_bytes: f64) -> Cost {
         let Journey { sends, receives, others } = *journey;
         let units = (batch * message_bytes / BILLING_UNIT as f64).ceil().max(1.0);
-        let carrying = (sends + receives) / batch;
-        Cost { requests: carrying + others / batch, billed: carrying * units + others / batch }
+        let carrying = sends + receives;
+        Cost { requests: (carrying + others) / batch, billed: (carrying * units + others) / batch }
     }
 
     fn times(self, factor: f64) -> Cost {
