@@ -39,6 +39,8 @@ struct State {
     waiting: Vec<(EventId, Parcel)>,
     /// A timer runs for what waits.
     timed: bool,
+    /// Nothing more is taken.
+    closed: bool,
     /// One for each batch that is under way, raised when it has come to its end.
     under_way: VecDeque<Latch>,
     /// Events that could never be sent, since the last flush, and why the first of them could not.
@@ -59,9 +61,16 @@ impl Buffer {
     }
 
     /// Takes an event, to be sent soon.
-    pub(crate) fn push(&self, id: EventId, parcel: Parcel) {
+    ///
+    /// # Errors
+    /// Once it is closed: nobody would wait for the event to be sent.
+    pub(crate) fn push(&self, id: EventId, parcel: Parcel) -> Result<()> {
         let shared = &self.0;
         let mut state = shared.lock();
+        if state.closed {
+            let text = "this Dawdle is being shut down; it takes no more into its send buffer";
+            return Err(Error::new(ErrorKind::ShutDown, text));
+        }
         state.waiting.push((id, parcel));
         if state.waiting.len() >= shared.batch {
             self.send_waiting(state);
@@ -76,6 +85,7 @@ impl Buffer {
                 buffer.send_waiting(state);
             });
         }
+        Ok(())
     }
 
     /// Sends what waits.
@@ -119,6 +129,12 @@ impl Buffer {
             return Err(Error::new(ErrorKind::Unavailable, text));
         }
         Ok(())
+    }
+
+    /// Takes nothing more, and sends what it has, as [`flush`](Buffer::flush) does.
+    pub(crate) async fn close(&self) -> Result<()> {
+        self.0.lock().closed = true;
+        self.flush().await
     }
 
     /// Gives up what is left.

@@ -233,7 +233,7 @@ impl Dawdle {
     pub(crate) async fn buffer(&self, envelope: Envelope) -> Result<EventId> {
         let (id, parcel) = self.parcel(envelope)?;
         let place = self.0.engine.sender.buffer(WhenFull::Refuse).await?;
-        self.0.buffer.push(id, Parcel { _buffered: Some(Arc::new(place)), ..parcel });
+        self.0.buffer.push(id, Parcel { _buffered: Some(Arc::new(place)), ..parcel })?;
         Ok(id)
     }
 
@@ -506,7 +506,7 @@ impl Dawdle {
         crate::crash::point!("close.drained");
         let left = timeout.saturating_sub(engine.clock.instant().saturating_duration_since(start));
         let flush = async {
-            if let Err(error) = self.0.buffer.flush().await {
+            if let Err(error) = self.0.buffer.close().await {
                 tracing::error!("at the shutdown: {error}");
             }
             engine.sender.flush().await;
@@ -540,6 +540,7 @@ impl Dawdle {
             listener.abandon();
         }
         self.0.direct.stops.raise_all();
+        self.0.buffer.abort();
         self.0.closed.raise();
         self.let_go();
     }

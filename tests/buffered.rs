@@ -140,6 +140,21 @@ async fn a_shutdown_sends_what_is_buffered() {
 }
 
 #[tokio::test]
+async fn while_a_shutdown_waits_for_what_is_buffered_nothing_more_is_taken() {
+    let stage = Stage::new(Config::default()).await;
+    stage.queue.fail(Fault::unavailable(Action::Send).times(20));
+    stage.signal(25).await;
+    let node = stage.node.clone();
+    let shutdown = tokio::spawn(async move { node.shutdown().await });
+    stage.advance(500).await;
+    assert!(!shutdown.is_finished());
+    let error = stage.node.signal(Note { number: 25 }).buffered().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ShutDown);
+    stage.during(async move { shutdown.await.unwrap() }).await;
+    assert_eq!(stage.queued().await, 25);
+}
+
+#[tokio::test]
 async fn a_signal_is_not_direct_and_buffered() {
     let stage = Stage::new(Config::default()).await;
     let error = stage.node.signal(Note { number: 1 }).buffered().direct().await.unwrap_err();
