@@ -142,7 +142,7 @@ async fn a_shutdown_sends_what_is_buffered() {
 #[tokio::test]
 async fn while_a_shutdown_waits_for_what_is_buffered_nothing_more_is_taken() {
     let stage = Stage::new(Config::default()).await;
-    stage.queue.fail(Fault::unavailable(Action::Send).times(20));
+    stage.queue.fail(Fault::unavailable(Action::Send).times(100));
     stage.signal(25).await;
     let node = stage.node.clone();
     let shutdown = tokio::spawn(async move { node.shutdown().await });
