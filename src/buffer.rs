@@ -147,6 +147,16 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// An event that can never be sent.
+    fn failed(&self, id: &EventId, error: Error) {
+        tracing::error!("buffered event {id} cannot be sent, and is dropped: {error}");
+        let mut state = self.lock();
+        match &mut state.failed {
+            Some((count, _)) => *count += 1,
+            None => state.failed = Some((1, error)),
+        }
+    }
 }
 
 /// A batch that is under way.
@@ -197,17 +207,5 @@ impl Drop for Sending {
             tracing::error!("{} buffered events are LOST, the first of them {first}", self.left.len());
         }
         self.ended.raise();
-    }
-}
-
-impl Shared {
-    /// An event that can never be sent.
-    fn failed(&self, id: &EventId, error: Error) {
-        tracing::error!("buffered event {id} cannot be sent, and is dropped: {error}");
-        let mut state = self.lock();
-        match &mut state.failed {
-            Some((count, _)) => *count += 1,
-            None => state.failed = Some((1, error)),
-        }
     }
 }

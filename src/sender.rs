@@ -230,17 +230,18 @@ impl Sender {
     }
 
     async fn send_once(&self, parcel: Parcel, deadline: Instant) -> Result<(), Failed> {
-        let answer = self.lanes[parcel.lane as usize].submit(parcel);
+        let lane = parcel.lane;
+        let answer = self.lanes[lane as usize].submit(parcel);
         let left = deadline.saturating_duration_since(self.clock.instant());
-        self.outcome(self.clock.timeout(left, answer).await)
+        self.outcome(lane, self.clock.timeout(left, answer).await)
     }
 
-    fn outcome(&self, answer: Option<Result<Answered, oneshot::error::RecvError>>) -> Result<(), Failed> {
+    fn outcome(&self, lane: Lane, answer: Option<Result<Answered, oneshot::error::RecvError>>) -> Result<(), Failed> {
         match answer {
             Some(Ok((_, Ok(())))) => Ok(()),
             Some(Ok((parcel, Err(error)))) => Err(Failed { error, parcel: Some(Box::new(parcel)) }),
-            Some(Err(_)) => Err(no_answer("the request broke off").into()),
-            None => Err(no_answer(&format!("no answer within {:?}", self.send_timeout)).into()),
+            Some(Err(_)) => Err(no_answer(lane, "the request broke off").into()),
+            None => Err(no_answer(lane, &format!("no answer within {:?}", self.send_timeout)).into()),
         }
     }
 
@@ -275,25 +276,25 @@ impl Sender {
     pub(crate) async fn send_all(&self, parcels: Vec<Parcel>) -> Vec<Result<()>> {
         let deadline = self.clock.instant() + self.send_timeout;
         let mut answers: Vec<_> = parcels.iter().map(|_| None).collect();
-        let mut lanes = Lane::ALL.map(|_| Vec::new());
+        let mut lanes = Lane::ALL.map(|lane| (lane, Vec::new()));
         for (at, parcel) in parcels.into_iter().enumerate() {
-            lanes[parcel.lane as usize].push((at, parcel));
+            lanes[parcel.lane as usize].1.push((at, parcel));
         }
-        for (batcher, parcels) in self.lanes.iter().zip(lanes) {
+        for (batcher, (lane, parcels)) in self.lanes.iter().zip(lanes) {
             let (places, parcels): (Vec<usize>, Vec<Parcel>) = parcels.into_iter().unzip();
             for (at, answer) in places.into_iter().zip(batcher.submit_all(parcels)) {
-                answers[at] = Some(answer);
+                answers[at] = Some((lane, answer));
             }
         }
         let mut limit = pin!(self.clock.sleep(self.send_timeout));
         let (mut results, mut again) = (Vec::with_capacity(answers.len()), Vec::new());
-        for (at, answer) in answers.into_iter().flatten().enumerate() {
+        for (at, (lane, answer)) in answers.into_iter().flatten().enumerate() {
             let answer = tokio::select! {
                 biased;
                 answer = answer => Some(answer),
                 () = &mut limit => None,
             };
-            again.extend(self.outcome(answer).err().map(|failed| (at, failed)));
+            again.extend(self.outcome(lane, answer).err().map(|failed| (at, failed)));
             results.push(Ok(()));
         }
         let again = again.into_iter().map(async |(at, failed)| (at, self.try_on(failed, deadline).await));
@@ -316,8 +317,8 @@ pub(crate) fn is_group(text: &str) -> bool {
     (1..=MAX_GROUP).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-fn no_answer(why: &str) -> Error {
-    Error::new(ErrorKind::Unavailable, format!("sending did not finish: {why}")).with_maybe_sent(true)
+fn no_answer(lane: Lane, why: &str) -> Error {
+    Error::new(ErrorKind::Unavailable, format!("sending to the {lane} did not finish: {why}")).with_maybe_sent(true)
 }
 
 struct SendWork {
@@ -399,7 +400,7 @@ impl Work for SendWork {
             crate::crash::point!("send.before");
             let mut results = self.backend.send(self.lane, &messages).await;
             crate::crash::point!("send.after");
-            results.resize_with(messages.len(), || Err(no_answer("the entry was not answered")));
+            results.resize_with(messages.len(), || Err(no_answer(self.lane, "the entry was not answered")));
             let mut answers: Vec<Result<()>> = vec![Ok(()); parcels.len()];
             for ((of, message), result) in arranged.iter().zip(messages).zip(results) {
                 if let [at] = *of.as_slice()
