@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use dawdle::backend::{Backend, BoxFuture, Delivery, Lane, Limits, Outgoing, Receipt, Settle, Settlement};
 use dawdle::{Config, Context, Dawdle, Envelope, Error, ErrorKind, Event, Failure, Filter, Outcome, State, reason};
 use serde::{Deserialize, Serialize};
@@ -721,9 +721,9 @@ pub fn survives_a_crash_at_every_point(
             shutdown_timeout: Some(Duration::from_secs(1)),
             ..prepare(folder.path())?
         };
-        run(crash_at, &config, folder.path()).with_context(|| {
+        run(crash_at, &config, folder.path()).map_err(|error| {
             let ledger = std::fs::read_to_string(folder.path().join("ledger")).unwrap_or_default();
-            format!("with crashes at {crash_at:?}; the ledger:\n{ledger}")
+            anyhow!("with crashes at {crash_at:?}: {error:#}\nThe ledger:\n{ledger}")
         })
     };
     // Without a crash, twice, for the least number of passages.
