@@ -80,6 +80,9 @@ pub struct Limits {
     pub dead_lane: bool,
     /// Whether a `receive` that is dropped while it waits hides no message.
     pub receive_cancels: bool,
+    /// Whether calls that are made at the same time share what they cost, so that no send or settle
+    /// need wait for others to go with it.
+    pub calls_share: bool,
 }
 
 impl Limits {
@@ -98,6 +101,7 @@ impl Limits {
             delay_lane: true,
             dead_lane: true,
             receive_cancels: true,
+            calls_share: false,
         }
     }
 
@@ -120,6 +124,7 @@ impl Limits {
             delay_lane: true,
             dead_lane: true,
             receive_cancels: false,
+            calls_share: false,
         }
     }
 }

@@ -47,6 +47,9 @@ pub(crate) struct Pace {
     pub(crate) gather: Duration,
     /// The most requests in the air at once.
     pub(crate) at_once: usize,
+    /// An item that is [awaited](Batcher::answer) goes by itself while fewer are: company would save
+    /// nothing.
+    pub(crate) alone: bool,
 }
 
 /// Gathers items into batches. Holds at most what its callers are waiting for.
@@ -67,6 +70,8 @@ struct Queue<W: Work> {
     items: VecDeque<Waiting<W>>,
     next: Next<W::Load>,
     in_the_air: usize,
+    /// One of those is about to take a batch: what comes until then goes with it.
+    starting: bool,
     lingering: bool,
     /// Nothing lingers any more: a drain is on.
     hurry: bool,
@@ -93,7 +98,7 @@ impl<W: Work> Clone for Batcher<W> {
 impl<W: Work> Batcher<W> {
     pub(crate) fn new(work: W, clock: Clock, pace: Pace) -> Self {
         let (items, next) = (VecDeque::new(), Next { load: work.begin(), full: false });
-        let queue = Queue { items, next, in_the_air: 0, lingering: false, hurry: false };
+        let queue = Queue { items, next, in_the_air: 0, starting: false, lingering: false, hurry: false };
         Batcher { shared: Arc::new(Shared { work, clock, pace, queue: Mutex::new(queue), empty: Notify::new() }) }
     }
 
@@ -105,6 +110,19 @@ impl<W: Work> Batcher<W> {
         self.shared.push(&mut queue, Waiting { item, answer });
         self.start(queue);
         receiver
+    }
+
+    /// Yields the answer to an item; `None` where the request panicked. Dropping it leaves the item in
+    /// line, or its request undecided.
+    pub(crate) async fn answer(&self, item: W::Item) -> Option<W::Answer> {
+        let Some(_alone) = Alone::new(self) else { return self.submit(item).await.ok() };
+        match catch_panic(self.shared.work.run(vec![item])).await {
+            Ok(answers) => answers.into_iter().next(),
+            Err(panic) => {
+                tracing::error!("a request panicked: {panic}");
+                None
+            }
+        }
     }
 
     /// Puts many in line at once, so that the first of them do not go without the others.
@@ -147,16 +165,21 @@ impl<W: Work> Batcher<W> {
     /// Starts what should be in the air and is not.
     fn start(&self, mut queue: MutexGuard<'_, Queue<W>>) {
         let shared = &self.shared;
-        if queue.items.is_empty() || queue.in_the_air >= shared.pace.at_once {
+        if queue.items.is_empty() || queue.starting || queue.in_the_air >= shared.pace.at_once {
             return;
         }
         let wait = if queue.in_the_air == 0 { shared.pace.linger } else { shared.pace.gather };
         let batcher = self.clone();
         if wait.is_zero() || queue.hurry || queue.next.full {
             queue.in_the_air += 1;
+            queue.starting = true;
             drop(queue);
             let in_the_air = InTheAir { batcher, landed: false };
-            shared.clock.spawn(in_the_air.work_off());
+            shared.clock.spawn(async move {
+                // After what else can go on now, some of which may come along.
+                tokio::task::yield_now().await;
+                in_the_air.work_off().await;
+            });
         } else if !queue.lingering {
             queue.lingering = true;
             drop(queue);
@@ -205,7 +228,37 @@ impl<W: Work> Drop for InTheAir<W> {
         let shared = &self.batcher.shared;
         let mut queue = shared.lock();
         queue.in_the_air -= 1;
+        queue.starting &= self.landed;
         shared.leave(queue, self.landed);
+    }
+}
+
+/// One request in the air for one item, in the task of who waits for it.
+struct Alone<'a, W: Work>(&'a Batcher<W>);
+
+impl<'a, W: Work> Alone<'a, W> {
+    /// If that is the pace, and there is room in the air.
+    fn new(batcher: &'a Batcher<W>) -> Option<Self> {
+        let pace = &batcher.shared.pace;
+        let mut queue = batcher.shared.lock();
+        if !pace.alone || queue.in_the_air >= pace.at_once {
+            return None;
+        }
+        queue.in_the_air += 1;
+        Some(Alone(batcher))
+    }
+}
+
+impl<W: Work> Drop for Alone<'_, W> {
+    fn drop(&mut self) {
+        let Alone(batcher) = self;
+        {
+            let mut queue = batcher.shared.lock();
+            queue.in_the_air -= 1;
+            // What waits is started here.
+            batcher.shared.leave(queue, true);
+        }
+        batcher.start(batcher.shared.lock());
     }
 }
 
@@ -282,6 +335,7 @@ impl<W: Work> Shared<W> {
     /// The next batch: as many as fit, at least one.
     fn take(&self) -> (Vec<W::Item>, Vec<oneshot::Sender<W::Answer>>) {
         let mut queue = self.lock();
+        queue.starting = false;
         let (mut items, mut answers, mut load) = (Vec::new(), Vec::new(), self.work.begin());
         while let Some(waiting) = queue.items.pop_front() {
             if self.work.skips_abandoned() && waiting.answer.is_closed() {
@@ -370,7 +424,12 @@ mod tests {
             Batcher::new(
                 work,
                 clock,
-                Pace { linger: Duration::from_millis(linger), gather: Duration::from_millis(200), at_once },
+                Pace {
+                    linger: Duration::from_millis(linger),
+                    gather: Duration::from_millis(200),
+                    at_once,
+                    alone: false,
+                },
             ),
             time,
             batches,
@@ -440,7 +499,7 @@ mod tests {
         let batches = Batches::default();
         let clock = Clock::system();
         let work = Echo { clock: clock.clone(), batches };
-        let pace = Pace { linger: Duration::ZERO, gather: Duration::from_secs(60), at_once: 1 };
+        let pace = Pace { linger: Duration::ZERO, gather: Duration::from_secs(60), at_once: 1, alone: false };
         let batcher = Batcher::new(work, clock, pace);
         let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let first = runtime();

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::backend::{Backend, BoxFuture, Lane, Limits, Outgoing};
 use crate::batch::{Batcher, Pace, Work};
@@ -92,7 +92,9 @@ impl From<Error> for Failed {
 
 impl Sender {
     pub(crate) fn new(backend: Arc<dyn Backend>, clock: Clock, settings: &Settings) -> Self {
-        let pace = Pace { linger: Duration::ZERO, gather: GATHER, at_once: settings.sends_at_once };
+        let alone = backend.limits().calls_share;
+        let gather = if alone { Duration::ZERO } else { GATHER };
+        let pace = Pace { linger: Duration::ZERO, gather, at_once: settings.sends_at_once, alone };
         let lanes = Lane::ALL.map(|lane| {
             let (pack_count, pack_bytes) = (settings.pack_count, settings.pack_bytes);
             let work = SendWork { backend: Arc::clone(&backend), clock: clock.clone(), lane, pack_count, pack_bytes };
@@ -231,16 +233,17 @@ impl Sender {
 
     async fn send_once(&self, parcel: Parcel, deadline: Instant) -> Result<(), Failed> {
         let lane = parcel.lane;
-        let answer = self.lanes[lane as usize].submit(parcel);
+        let answer = self.lanes[lane as usize].answer(parcel);
         let left = deadline.saturating_duration_since(self.clock.instant());
         self.outcome(lane, self.clock.timeout(left, answer).await)
     }
 
-    fn outcome(&self, lane: Lane, answer: Option<Result<Answered, oneshot::error::RecvError>>) -> Result<(), Failed> {
+    /// What an answer comes to that has come in time, if it has, and was one.
+    fn outcome(&self, lane: Lane, answer: Option<Option<Answered>>) -> Result<(), Failed> {
         match answer {
-            Some(Ok((_, Ok(())))) => Ok(()),
-            Some(Ok((parcel, Err(error)))) => Err(Failed { error, parcel: Some(Box::new(parcel)) }),
-            Some(Err(_)) => Err(no_answer(lane, "the request broke off").into()),
+            Some(Some((_, Ok(())))) => Ok(()),
+            Some(Some((parcel, Err(error)))) => Err(Failed { error, parcel: Some(Box::new(parcel)) }),
+            Some(None) => Err(no_answer(lane, "the request broke off").into()),
             None => Err(no_answer(lane, &format!("no answer within {:?}", self.send_timeout)).into()),
         }
     }
@@ -291,7 +294,7 @@ impl Sender {
         for (at, (lane, answer)) in answers.into_iter().flatten().enumerate() {
             let answer = tokio::select! {
                 biased;
-                answer = answer => Some(answer),
+                answer = answer => Some(answer.ok()),
                 () = &mut limit => None,
             };
             again.extend(self.outcome(lane, answer).err().map(|failed| (at, failed)));

@@ -29,7 +29,9 @@ pub(crate) struct Settler {
 
 impl Settler {
     pub(crate) fn new(backend: Arc<dyn Backend>, clock: Clock, settings: &Settings) -> Self {
-        let pace = Pace { linger: settings.ack_linger, gather: settings.ack_linger, at_once: AT_ONCE };
+        let alone = backend.limits().calls_share;
+        let linger = if alone { Duration::ZERO } else { settings.ack_linger };
+        let pace = Pace { linger, gather: linger, at_once: AT_ONCE, alone };
         let lanes =
             Lane::ALL.map(|lane| Batcher::new(SettleWork { backend: Arc::clone(&backend), lane }, clock.clone(), pace));
         let finished = Arc::new(Mutex::new(Remembered::new(settings.remembered_ids)));
@@ -68,8 +70,8 @@ impl Settler {
     }
 
     async fn settle(&self, lane: Lane, receipt: Receipt, how: Settlement) -> Result<()> {
-        let answer = self.lanes[lane as usize].submit(Settle { receipt, how });
-        answer.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Unavailable, "the request broke off")))
+        let answer = self.lanes[lane as usize].answer(Settle { receipt, how }).await;
+        answer.unwrap_or_else(|| Err(Error::new(ErrorKind::Unavailable, "the request broke off")))
     }
 
     /// Remembers a message as finished, to be deleted on sight.

@@ -285,6 +285,7 @@ impl Backend for LocalBackend {
             max_batch_bytes: self.options.max_message_bytes.saturating_mul(BATCH),
             lease: self.options.lease,
             delay_lane: false,
+            calls_share: true,
             ..Limits::unlimited()
         }
     }

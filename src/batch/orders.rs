@@ -78,9 +78,12 @@ impl Work for Echo {
 const WAIT: Duration = Duration::from_secs(1);
 
 fn batcher(clock: &ExploredClock, linger: Duration, at_once: usize) -> (Batcher<Echo>, Arc<AtomicUsize>) {
+    paced(clock, Pace { linger, gather: WAIT, at_once, alone: false })
+}
+
+fn paced(clock: &ExploredClock, pace: Pace) -> (Batcher<Echo>, Arc<AtomicUsize>) {
     let work = Echo::default();
     let most = Arc::clone(&work.most_at_once);
-    let pace = Pace { linger, gather: WAIT, at_once };
     (Batcher::new(work, Clock::from_explored(clock.clone()), pace), most)
 }
 
@@ -189,6 +192,36 @@ fn requests_that_panic_or_answer_too_little_are_answered_and_spoil_no_others() {
         batcher.flush().await;
         assert_at_rest(&batcher);
         assert!(most.load(Ordering::SeqCst) <= at_once);
+    });
+}
+
+/// Some in line, some by themselves, one of which panics and one of which nobody waits for any more.
+#[test]
+fn items_that_go_by_themselves_hold_up_nobody_and_are_flushed() {
+    explore(300, || async {
+        let pace = Pace { linger: Duration::ZERO, gather: Duration::ZERO, at_once: 1 + any(2), alone: true };
+        let (batcher, _) = paced(&ExploredClock::new(false), pace);
+        let alone = |item: usize| {
+            let batcher = batcher.clone();
+            shuttle::future::spawn(async move {
+                turns(2).await;
+                batcher.answer(item).await
+            })
+        };
+        let (dropped, panics, answered) = (alone(0), alone(PANICS), alone(1));
+        let in_line: Vec<_> = (2..5).map(|item| submitted(&batcher, item)).collect();
+        turns(3).await;
+        dropped.abort();
+        assert_eq!(panics.await.unwrap(), None);
+        // One for whom there is no room in the air is in line, maybe with the one that panics.
+        for (item, answer) in std::iter::once((1, answered)).chain((2..5).zip(in_line)) {
+            let answer = answer.await.unwrap();
+            let broken = batcher.shared.work.broken.lock().unwrap().contains(&item);
+            assert_eq!(answer, (!broken).then_some(item));
+        }
+        let _ = dropped.await;
+        batcher.flush().await;
+        assert_at_rest(&batcher);
     });
 }
 

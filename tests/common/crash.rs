@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use dawdle::backend::{Backend, BoxFuture, Delivery, Lane, Limits, Outgoing, Receipt, Settle, Settlement};
 use dawdle::{Config, Context, Dawdle, Envelope, Error, ErrorKind, Event, Failure, Filter, Outcome, State, reason};
 use serde::{Deserialize, Serialize};
@@ -487,14 +487,24 @@ impl Life {
     /// Replays one letter and purges another.
     async fn end_letters(&self, dawdle: &Dawdle) -> Result<()> {
         let letters = dawdle.dead_letters();
-        let mut left = BTreeSet::from(["broken", "junk"]);
-        // A queue need not show everything at the first look.
+        let (mut left, mut unsure) = (BTreeSet::from(["broken", "junk"]), BTreeSet::new());
+        // A queue need not show everything at the first look, nor answer each time.
         while !left.is_empty() {
+            let mut found = 0;
             let mut scan = letters.scan(Filter::default().kind("crash.fragile"));
             while let Some(letter) = scan.next().await {
-                let letter = letter?;
-                ensure!(left.remove(letter.reason.as_str()), "dead-lettered: {}", letter.reason);
-                if letter.reason == "junk" { letters.purge(&letter).await? } else { letters.replay(&letter).await? }
+                let Some(letter) = unless_transient(letter)? else { continue };
+                let ended =
+                    if letter.reason == "junk" { letters.purge(&letter).await } else { letters.replay(&letter).await };
+                found += 1;
+                if unless_transient(ended)?.is_none() {
+                    unsure.insert(letter.reason);
+                } else {
+                    ensure!(left.remove(letter.reason.as_str()), "dead-lettered: {}", letter.reason);
+                }
+            }
+            if found == 0 {
+                left.retain(|reason| !unsure.contains(*reason));
             }
         }
         Ok(())
@@ -512,21 +522,30 @@ impl Life {
         while empty < 2 {
             let mut left = Vec::new();
             for lane in Lane::ALL {
-                left.push(self.queue.inspect(lane).await?.total());
+                left.push(unless_transient(self.queue.inspect(lane).await)?.map_or(1, |stats| stats.total()));
             }
             ensure!(begun.elapsed() < PATIENCE, "left on the queues: {left:?}");
             empty = if left.iter().all(|left| *left == 0) { empty + 1 } else { 0 };
             if left[Lane::Dead as usize] > 0 {
                 let letters = dawdle.dead_letters();
-                letters.replay_where(Filter::default().reason("broken")).await?;
+                unless_transient(letters.replay_where(Filter::default().reason("broken")).await)?;
                 for reason in PLANS.iter().filter_map(|plan| plan.letter) {
-                    letters.purge_where(Filter::default().reason(reason)).await?;
+                    unless_transient(letters.purge_where(Filter::default().reason(reason)).await)?;
                 }
             }
             tokio::time::sleep(Duration::from_millis(250)).await;
         }
         dawdle.shutdown().await;
         Ok(())
+    }
+}
+
+/// `None` where another try may go well.
+fn unless_transient<T>(answer: dawdle::Result<T>) -> Result<Option<T>> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) if error.is_transient() => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -643,8 +662,8 @@ struct Lived {
 
 /// One run: a life for each point to crash at, and one that comes to an end.
 ///
-/// How often a point is passed is up to what runs in parallel. A first passage there must be; a life
-/// that comes to its end before a later one is an uncrashed one.
+/// How often a point is passed is up to what runs in parallel. A life that comes to its end before is an
+/// uncrashed one.
 fn run(crash_at: &[(&str, u32)], config: &Config, folder: &Path) -> Result<Lived> {
     let mut crashes = 0;
     for (point, passage) in crash_at {
@@ -655,7 +674,7 @@ fn run(crash_at: &[(&str, u32)], config: &Config, folder: &Path) -> Result<Lived
             crashes += 1;
             continue;
         }
-        ensure!(status.success() && *passage > 1, "life {life} did not die at {at}, but ended with {status}: {said}");
+        ensure!(status.success(), "life {life} did not die at {at}, but ended with {status}: {said}");
     }
     // A first life that comes to its end leaves some work.
     for life in crashes + 1..=(crashes + 1).max(2) {
@@ -699,6 +718,19 @@ fn live(life: u32, config: &Config, folder: &Path, at: Option<&str>) -> Result<(
         std::thread::sleep(Duration::from_millis(10));
     };
     Ok((status, std::fs::read_to_string(said)?))
+}
+
+/// Runs again, a few times, while the first life comes to its end without a first passage: on a slow
+/// machine a message may be due before it is looked at.
+fn killed_at(crash_at: &[(&str, u32)], run_at: impl Fn(&[(&str, u32)]) -> Result<Lived>) -> Result<Lived> {
+    for _ in 0..5 {
+        let lived = run_at(crash_at)?;
+        let is_optional = crash_at.iter().all(|(_, passage)| *passage > 1);
+        if is_optional || lived.crashes as usize == crash_at.len() {
+            return Ok(lived);
+        }
+    }
+    bail!("five lives came to their ends without a crash at {crash_at:?}")
 }
 
 /// The points that only a life after a crash passes, and a crash that leads there.
@@ -758,7 +790,7 @@ pub fn survives_a_crash_at_every_point(
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
                 while let Some(crash_at) = runs.get(next.fetch_add(1, Relaxed)) {
-                    let result = run_at(crash_at);
+                    let result = killed_at(crash_at, run_at);
                     results.lock().unwrap().push(result);
                 }
             });

@@ -35,7 +35,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Ids are never used again: listeners remember those of finished messages.
 ///
 /// Small columns come before the large ones, so that they can be read without them.
-/// The triggers keep the counts right under edits by hand, too.
+/// The triggers keep the counts right under edits by hand; Dawdle's own connections count by themselves.
 const TABLES: &str = "
 CREATE TABLE meta (
     name  TEXT PRIMARY KEY,

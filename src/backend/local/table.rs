@@ -1,5 +1,8 @@
 //! What is done to the tables, one statement each. None of them scans: `plans` below sees to it.
 //!
+//! Who inserts and deletes here counts, with [`Table::count_in`], once in a transaction: the triggers
+//! that count what is edited by hand are off on this connection, since they cost more than an insert.
+//!
 //! All instants are unix milliseconds.
 
 use rusqlite::{Connection, OptionalExtension, named_params};
@@ -38,6 +41,8 @@ const EXTEND: &str = "
 const NEXT_DUE: &str = "SELECT min(visible_at) FROM messages WHERE lane = :lane";
 
 const LENGTH: &str = "SELECT sum(messages) FROM lanes";
+
+const COUNT_IN: &str = "UPDATE lanes SET messages = messages + :change WHERE lane = :lane";
 
 const LANE_LENGTH: &str = "SELECT messages FROM lanes WHERE lane = :lane";
 
@@ -191,6 +196,11 @@ impl Table<'_> {
         self.0.prepare_cached(NEXT_DUE)?.query_row(named_params! { ":lane": text(lane) }, |row| row.get(0))
     }
 
+    /// Notes that there are so many more messages on a lane, or fewer.
+    pub(super) fn count_in(self, lane: Lane, change: i64) -> rusqlite::Result<()> {
+        self.one(COUNT_IN, named_params! { ":lane": text(lane), ":change": change }).map(drop)
+    }
+
     /// How many messages there are on all lanes.
     pub(super) fn length(self) -> rusqlite::Result<u64> {
         self.0.prepare_cached(LENGTH)?.query_row([], |row| row.get(0)).map(count)
@@ -232,7 +242,9 @@ impl Table<'_> {
     /// Deletes up to `most` dead letters that came before `before`, but for those being looked at.
     pub(super) fn prune_dead(self, before: i64, now: i64, most: u32) -> rusqlite::Result<usize> {
         let bounds = named_params! { ":before": before, ":now": now, ":most": most };
-        self.0.prepare_cached(PRUNE_DEAD)?.execute(bounds)
+        let pruned = self.0.prepare_cached(PRUNE_DEAD)?.execute(bounds)?;
+        self.count_in(Lane::Dead, -i64::try_from(pruned).unwrap_or(i64::MAX))?;
+        Ok(pruned)
     }
 
     /// Gives up to `most` free pages of the file back to the system, where at least half of it and
@@ -316,6 +328,7 @@ mod tests {
             HOLDS_LEASES,
             PRUNE_DEAD,
             LANE_LENGTH,
+            COUNT_IN,
         ];
         for sql in hot {
             let plan = plan(&connection, sql).unwrap_or_else(|error| panic!("{sql}: {error}"));

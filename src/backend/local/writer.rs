@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 use tokio::sync::oneshot;
 
 use super::errors::{self, QUEUE, failed};
@@ -116,7 +117,7 @@ impl Writer {
         let turn = Turn::new(&place).map_err(refused)?;
         let taken = turn.take();
         place.create_file().map_err(refused)?;
-        let connection = schema::open(&schema::MESSAGES, &place.file)?;
+        let connection = connect(&place)?;
         let node = Node::new(&place).map_err(refused)?;
         let started_at = millis(SystemTime::now());
         crate::crash::point!("local.join.before");
@@ -214,7 +215,13 @@ impl Writer {
         connection
             .execute_batch("BEGIN IMMEDIATE")
             .map_err(|error| Lost::NotBegun(failed(path, "writing to", error)))?;
-        let mut step = Step { writer: self, now: millis(SystemTime::now()), length: None, wake: Lanes::default() };
+        let mut step = Step {
+            writer: self,
+            now: millis(SystemTime::now()),
+            length: None,
+            changes: [0; 3],
+            wake: Lanes::default(),
+        };
         let done = step.all(commands, returns);
         let wake = step.wake;
         if connection.is_autocommit() {
@@ -421,7 +428,7 @@ impl Writer {
     fn reconnect(&mut self) {
         let reopened = {
             let _turn = self.turn.take();
-            schema::open(&schema::MESSAGES, &self.place.file)
+            connect(&self.place)
         };
         match reopened {
             Ok(connection) => self.connection = connection,
@@ -474,6 +481,8 @@ struct Step<'a> {
     now: i64,
     /// How many messages there are, once it was asked for.
     length: Option<u64>,
+    /// How many messages more, or fewer, there are on each lane.
+    changes: [i64; 3],
     wake: Lanes,
 }
 
@@ -490,6 +499,12 @@ impl Step<'_> {
         for command in commands {
             dones.push(self.one(&command.work)?);
         }
+        for lane in Lane::ALL {
+            let change = self.changes[lane as usize];
+            if change != 0 {
+                table.count_in(lane, change).map_err(|error| self.failed(error))?;
+            }
+        }
         Ok(dones)
     }
 
@@ -501,7 +516,7 @@ impl Step<'_> {
                     step.reserve()?;
                 }
                 table.insert(*lane, row).map_err(|error| step.failed(error))?;
-                step.length = step.length.map(|length| length + 1);
+                step.count(*lane, 1);
                 step.wakes_at(*lane, row.visible_at);
                 Ok(())
             }),
@@ -511,7 +526,7 @@ impl Step<'_> {
                     Some(visible_at) => table.release(*lane, *token, *visible_at),
                 };
                 match (was_there.map_err(|error| step.failed(error))?, release_at) {
-                    (true, None) => step.length = step.length.map(|length| length.saturating_sub(1)),
+                    (true, None) => step.count(*lane, -1),
                     (true, Some(visible_at)) => step.wakes_at(*lane, *visible_at),
                     (false, _) => return Err(errors::lease_lost()),
                 }
@@ -567,7 +582,10 @@ impl Step<'_> {
     fn reserve(&mut self) -> Result<()> {
         let length = match self.length {
             Some(length) => length,
-            None => Table(&self.writer.connection).length().map_err(|error| self.failed(error))?,
+            None => {
+                let before = Table(&self.writer.connection).length().map_err(|error| self.failed(error))?;
+                before.saturating_add_signed(self.changes.iter().sum())
+            }
         };
         self.length = Some(length);
         let limit = self.writer.options.max_messages;
@@ -584,6 +602,11 @@ impl Step<'_> {
         ))
     }
 
+    fn count(&mut self, lane: Lane, change: i64) {
+        self.length = self.length.map(|length| length.saturating_add_signed(change));
+        self.changes[lane as usize] += change;
+    }
+
     fn wakes_at(&mut self, lane: Lane, visible_at: i64) {
         if visible_at - self.now < SOON_MS {
             self.wake.add(lane);
@@ -593,6 +616,15 @@ impl Step<'_> {
     fn failed(&self, error: rusqlite::Error) -> Error {
         failed(&self.writer.place.file, "writing to", error)
     }
+}
+
+/// Opens the file for one that counts what it does by itself. Only to be called by who has the turn.
+fn connect(place: &Place) -> Result<Connection> {
+    let connection = schema::open(&schema::MESSAGES, &place.file)?;
+    connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)
+        .map_err(|error| failed(&place.file, "opening", error))?;
+    Ok(connection)
 }
 
 fn fail(commands: Vec<Command>, lost: Lost) {
@@ -645,7 +677,7 @@ mod tests {
     use super::super::LocalBackend;
     use super::super::inbox::RunInTest;
     use super::*;
-    use crate::backend::{Backend, Outgoing};
+    use crate::backend::{Backend, Outgoing, Settle, Settlement};
 
     async fn open(folder: &tempfile::TempDir) -> LocalBackend {
         LocalBackend::open(folder.path().join("queue.db"), LocalOptions::default()).await.unwrap()
@@ -729,13 +761,36 @@ mod tests {
         let backend = open(&folder).await;
         let batch: Vec<_> = (0..100).map(|_| Outgoing::new("x".repeat(250_000))).collect();
         assert!(backend.send(Lane::Message, &batch).await.iter().all(Result::is_ok));
-        run(&backend, |connection| connection.execute("DELETE FROM messages", []).map(drop)).await.unwrap();
+        let shell = Connection::open(folder.path().join("queue.db")).unwrap();
+        shell.execute("DELETE FROM messages", []).unwrap();
+        drop(shell);
         assert_eq!(backend.inspect(Lane::Message).await.unwrap().total(), 0);
         drop(backend);
         let size = || std::fs::metadata(folder.path().join("queue.db")).unwrap().len();
         let large = size();
         drop(open(&folder).await);
         assert!(size() + u64::from(SHRINK_AT_ONCE) * 4096 <= large, "{large} to {}", size());
+    }
+
+    #[tokio::test]
+    async fn what_is_edited_by_hand_is_counted_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let backend = open(&folder).await;
+        let batch: Vec<_> = (0..5).map(|n| Outgoing::new(n.to_string())).collect();
+        assert!(backend.send(Lane::Message, &batch).await.iter().all(Result::is_ok));
+        let receipt = backend.receive(Lane::Message, 1).await.unwrap().remove(0).receipt;
+        let shell = Connection::open(folder.path().join("queue.db")).unwrap();
+        shell.execute("DELETE FROM messages WHERE body IN ('3', '4')", []).unwrap();
+        shell.execute("UPDATE messages SET lane = 'dead' WHERE body = '2'", []).unwrap();
+        let ack = Settle { receipt, how: Settlement::Ack };
+        let (sent, acked) = tokio::join!(backend.send(Lane::Message, &batch[..1]), async {
+            backend.settle(Lane::Message, &[ack.clone(), ack]).await
+        });
+        assert!(sent[0].is_ok() && acked[0].is_ok() && acked[1].is_err());
+        for (lane, total) in [(Lane::Message, 2), (Lane::Dead, 1)] {
+            assert_eq!(backend.inspect(lane).await.unwrap().total(), total, "{lane}");
+        }
+        assert_eq!(sql(&shell, "SELECT sum(messages) FROM lanes").unwrap(), 3);
     }
 
     #[tokio::test]
@@ -837,8 +892,8 @@ mod tests {
             if let Ok(deliveries) = got {
                 for delivery in deliveries.unwrap() {
                     received += 1;
-                    let how = crate::backend::Settlement::ReleaseAfter(Duration::ZERO);
-                    let entry = crate::backend::Settle { receipt: delivery.receipt, how };
+                    let how = Settlement::ReleaseAfter(Duration::ZERO);
+                    let entry = Settle { receipt: delivery.receipt, how };
                     backend.settle(Lane::Message, &[entry]).await.remove(0).unwrap();
                 }
             }
