@@ -174,7 +174,7 @@ impl<W: Work> Batcher<W> {
             queue.in_the_air += 1;
             queue.starting = true;
             drop(queue);
-            let in_the_air = InTheAir { batcher, landed: false };
+            let in_the_air = InTheAir { batcher, due: wait.is_zero(), landed: false };
             shared.clock.spawn(async move {
                 // After what else can go on now, some of which may come along.
                 tokio::task::yield_now().await;
@@ -196,7 +196,7 @@ impl<W: Work> Batcher<W> {
                     }
                     queue.in_the_air += 1;
                 }
-                InTheAir { batcher, landed: false }.work_off().await;
+                InTheAir { batcher, due: true, landed: false }.work_off().await;
             });
         }
     }
@@ -220,6 +220,8 @@ impl<W: Work> Drop for Lingering<W> {
 /// One request in the air; counted so until it is dropped, also when its runtime ends under it.
 struct InTheAir<W: Work> {
     batcher: Batcher<W>,
+    /// It takes what there is, be it ever so little.
+    due: bool,
     landed: bool,
 }
 
@@ -267,7 +269,7 @@ impl<W: Work> InTheAir<W> {
     async fn work_off(mut self) {
         let shared = &*self.batcher.shared;
         loop {
-            let (items, answers) = shared.take();
+            let (items, answers) = shared.take(self.due);
             self.batcher.start_full();
             if !items.is_empty() {
                 crate::crash::point!("batch.taken");
@@ -283,7 +285,8 @@ impl<W: Work> InTheAir<W> {
             }
             let queue = shared.lock();
             let alone = queue.in_the_air == 1 && !queue.items.is_empty();
-            if !queue.next.full && !(alone && (shared.pace.linger.is_zero() || queue.hurry)) {
+            self.due = alone && (shared.pace.linger.is_zero() || queue.hurry);
+            if !queue.next.full && !self.due {
                 break;
             }
         }
@@ -332,10 +335,14 @@ impl<W: Work> Shared<W> {
         next.full = next.full || !self.work.add(&mut next.load, item) || self.work.is_full(&next.load);
     }
 
-    /// The next batch: as many as fit, at least one.
-    fn take(&self) -> (Vec<W::Item>, Vec<oneshot::Sender<W::Answer>>) {
+    /// The next batch, as many as fit; none where another request has taken what made it full, and what
+    /// is left is not due.
+    fn take(&self, due: bool) -> (Vec<W::Item>, Vec<oneshot::Sender<W::Answer>>) {
         let mut queue = self.lock();
         queue.starting = false;
+        if !due && !queue.hurry && !queue.next.full {
+            return Default::default();
+        }
         let (mut items, mut answers, mut load) = (Vec::new(), Vec::new(), self.work.begin());
         while let Some(waiting) = queue.items.pop_front() {
             if self.work.skips_abandoned() && waiting.answer.is_closed() {

@@ -5,6 +5,7 @@
 //! compressed; then it is base64. The first byte tells which: `{` and `[` begin plain text,
 //! anything else is base64, and what it decodes to is gzip if it begins with gzip's magic number.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{Read, Write};
@@ -23,6 +24,7 @@ use crate::clock::Clock;
 use crate::envelope::{Attribute, Data, Death, Envelope, RESERVED, UNDECODABLE};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventId;
+use crate::redact::Shown;
 
 /// The most that a compressed body may unfold to, in bytes: 16 MiB. Nothing larger is written.
 const MAX_UNFOLDED: u64 = 16 * 1024 * 1024;
@@ -173,7 +175,7 @@ fn read_pack(text: &str, enqueued: SystemTime) -> Body {
 }
 
 fn parse(text: &str, enqueued: SystemTime) -> Result<Envelope, String> {
-    let parsed: Parsed = serde_json::from_str(text).map_err(|error| not_json(&error))?;
+    let parsed: Parsed<'_> = serde_json::from_str(text).map_err(|error| not_json(&error))?;
     parsed.into_envelope(enqueued)
 }
 
@@ -279,8 +281,8 @@ impl Serialize for Envelope {
 
 impl<'de> Deserialize<'de> for Envelope {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let parsed = Parsed::deserialize(deserializer)?;
-        parsed.into_envelope(Clock::system().now()).map_err(D::Error::custom)
+        let json = Box::<RawValue>::deserialize(deserializer)?;
+        parse(json.get(), Clock::system().now()).map_err(D::Error::custom)
     }
 }
 
@@ -322,26 +324,26 @@ impl<'de> Deserialize<'de> for Parts<'de> {
 
 /// A JSON object whose values are left as text.
 #[derive(Default)]
-struct Parsed {
-    attributes: BTreeMap<String, Attribute>,
-    data: Option<Box<RawValue>>,
+struct Parsed<'a> {
+    attributes: BTreeMap<Cow<'a, str>, &'a RawValue>,
+    data: Option<&'a RawValue>,
     /// Why it is no event, whatever else it holds.
     fault: Option<String>,
 }
 
-impl<'de> Deserialize<'de> for Parsed {
+impl<'de> Deserialize<'de> for Parsed<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Object;
         impl<'de> Visitor<'de> for Object {
-            type Value = Parsed;
+            type Value = Parsed<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a CloudEvents JSON object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Parsed, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Parsed<'de>, A::Error> {
                 let mut parsed = Parsed::default();
-                while let Some(name) = map.next_key::<String>()? {
+                while let Some(Text(name)) = map.next_key()? {
                     // Which of two is meant nobody knows, and one would be lost.
                     let twice = if name == "data" {
                         parsed.data.replace(map.next_value()?).is_some()
@@ -363,6 +365,31 @@ impl<'de> Deserialize<'de> for Parsed {
     }
 }
 
+/// A JSON string, borrowed where it holds no escapes.
+struct Text<'a>(Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Text<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Characters;
+        impl<'de> Visitor<'de> for Characters {
+            type Value = Text<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text")
+            }
+
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Owned(text.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(Characters)
+    }
+}
+
 impl Serialize for Attribute {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
@@ -372,21 +399,11 @@ impl Serialize for Attribute {
     }
 }
 
-impl<'de> Deserialize<'de> for Attribute {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let json = Box::<RawValue>::deserialize(deserializer)?;
-        if !json.get().starts_with('"') {
-            return Ok(Attribute::Other(json));
-        }
-        serde_json::from_str(json.get()).map(Attribute::Text).map_err(D::Error::custom)
-    }
-}
-
 fn too_many_attributes() -> String {
     format!("it has more than {MAX_ATTRIBUTES} attributes")
 }
 
-impl Parsed {
+impl<'a> Parsed<'a> {
     fn into_envelope(mut self, enqueued: SystemTime) -> Result<Envelope, String> {
         if let Some(fault) = self.fault {
             return Err(fault);
@@ -403,43 +420,49 @@ impl Parsed {
         if let Some(time) = self.time("time")? {
             envelope.time = time;
         }
-        envelope.content_type = self.text("datacontenttype")?;
+        envelope.content_type = self.owned("datacontenttype")?;
         envelope.due = self.time("due")?;
         envelope.expires = self.time("expires")?;
-        envelope.handler = self.text("handler")?;
+        envelope.handler = self.owned("handler")?;
         envelope.attempt = match self.number("attempt")? {
             Some(attempt) => u32::try_from(attempt).unwrap_or(u32::MAX).max(1),
             None => 1,
         };
-        envelope.dedup_key = self.text("dedupkey")?;
-        envelope.group = self.text("group")?;
+        envelope.dedup_key = self.owned("dedupkey")?;
+        envelope.group = self.owned("group")?;
         envelope.generation = self.number("generation")?;
-        envelope.traceparent = self.text("traceparent")?;
-        envelope.tracestate = self.text("tracestate")?;
+        envelope.traceparent = self.owned("traceparent")?;
+        envelope.tracestate = self.owned("tracestate")?;
         envelope.unhandled_since = self.time("unhandledsince")?;
-        if let Some(reason) = self.text("deadreason")? {
+        if let Some(reason) = self.owned("deadreason")? {
             envelope.death = Some(Death {
                 reason,
-                error: self.text("deaderror")?,
+                error: self.owned("deaderror")?,
                 time: self.time("deadtime")?.unwrap_or(enqueued),
-                node: self.text("deadnode")?,
-                version: self.text("deadversion")?,
+                node: self.owned("deadnode")?,
+                version: self.owned("deadversion")?,
             });
         }
-        envelope.data = match (self.text("data_base64")?, self.data) {
+        envelope.data = match (self.owned("data_base64")?, self.data) {
             (None, None) => Data::None,
-            (None, Some(json)) => Data::Json(json),
+            (None, Some(json)) => Data::Json(json.to_owned()),
             (Some(text), None) => Data::Base64(text),
             (Some(_), Some(_)) => return Err("not a CloudEvent: it has both `data` and `data_base64`".into()),
         };
         if self.attributes.len() > MAX_ATTRIBUTES {
             return Err(too_many_attributes());
         }
-        envelope.attributes = self.attributes;
+        for (name, json) in self.attributes {
+            let value = match text_of(&name, json)? {
+                Some(Text(text)) => Attribute::Text(text.into_owned()),
+                None => Attribute::Other(json.to_owned()),
+            };
+            envelope.attributes.insert(name.into_owned(), value);
+        }
         Ok(envelope)
     }
 
-    fn required(&mut self, name: &str) -> Result<String, String> {
+    fn required(&mut self, name: &str) -> Result<Cow<'a, str>, String> {
         match self.text(name)? {
             Some(text) if !text.is_empty() => Ok(text),
             Some(_) => Err(format!("not a CloudEvent: attribute `{name}` is empty")),
@@ -447,13 +470,16 @@ impl Parsed {
         }
     }
 
-    fn text(&mut self, name: &str) -> Result<Option<String>, String> {
-        match self.attributes.remove(name) {
-            None => Ok(None),
-            Some(Attribute::Text(text)) => Ok(Some(text)),
-            Some(Attribute::Other(json)) if json.get() == "null" => Ok(None),
-            Some(Attribute::Other(_)) => Err(format!("attribute `{name}` is not text")),
+    fn text(&mut self, name: &str) -> Result<Option<Cow<'a, str>>, String> {
+        let Some(json) = self.attributes.remove(name).filter(|json| !is_null(json)) else { return Ok(None) };
+        match text_of(name, json)? {
+            Some(Text(text)) => Ok(Some(text)),
+            None => Err(format!("attribute `{name}` is not text")),
         }
+    }
+
+    fn owned(&mut self, name: &str) -> Result<Option<String>, String> {
+        Ok(self.text(name)?.map(Cow::into_owned))
     }
 
     fn time(&mut self, name: &str) -> Result<Option<SystemTime>, String> {
@@ -470,14 +496,26 @@ impl Parsed {
 
     /// A number, also as text: some producers' bindings write every attribute as text.
     fn number(&mut self, name: &str) -> Result<Option<u64>, String> {
-        let number = match self.attributes.remove(name) {
-            None => return Ok(None),
-            Some(Attribute::Text(text)) => text.parse().ok(),
-            Some(Attribute::Other(json)) if json.get() == "null" => return Ok(None),
-            Some(Attribute::Other(json)) => json.get().parse().ok(),
+        let Some(json) = self.attributes.remove(name).filter(|json| !is_null(json)) else { return Ok(None) };
+        let number = match text_of(name, json)? {
+            Some(Text(text)) => text.parse().ok(),
+            None => json.get().parse().ok(),
         };
         number.map(Some).ok_or_else(|| format!("attribute `{name}` is not a whole number"))
     }
+}
+
+fn is_null(json: &RawValue) -> bool {
+    json.get() == "null"
+}
+
+/// The text of an attribute; `None` where it is none.
+fn text_of<'a>(name: &str, json: &'a RawValue) -> Result<Option<Text<'a>>, String> {
+    if !json.get().starts_with('"') {
+        return Ok(None);
+    }
+    let broken = |_| format!("attribute `{}` is no text of Unicode characters", Shown(name));
+    serde_json::from_str(json.get()).map(Some).map_err(broken)
 }
 
 #[cfg(test)]
