@@ -19,11 +19,13 @@ use tokio::sync::oneshot;
 
 #[cfg(test)]
 mod explored;
+mod handoff;
 mod threads;
 mod virtual_clock;
 
 #[cfg(test)]
 pub(crate) use explored::ExploredClock;
+pub(crate) use handoff::Handoff;
 pub use virtual_clock::VirtualClock;
 
 /// The longest that a sleep on the system's clock trusts the clock before looking again: a wall
@@ -163,8 +165,7 @@ impl Clock {
     where
         F: Future<Output: Send> + Send + 'static,
     {
-        // What follows moves it about, and some are large.
-        let (work, receiver) = answering(Box::pin(future));
+        let (work, receiver) = answering(future);
         let handle = match &self.source {
             Source::System => spawn_on(threads::handle(), work),
             Source::Virtual(clock) => tokio::spawn(clock.track(work, false)),
@@ -176,17 +177,17 @@ impl Clock {
 
     /// Runs a user's code as a task, of the user's runtime or on Dawdle's own threads: it may wait
     /// for anything, a real database included, and a virtual clock lets it.
-    pub(crate) fn spawn_user<F>(&self, runtime: Option<&Handle>, future: F) -> Task<F::Output>
+    pub(crate) fn spawn_user<F>(&self, runtime: Option<&Handoff>, future: F) -> Task<F::Output>
     where
         F: Future<Output: Send> + Send + 'static,
     {
-        let (work, receiver) = answering(Box::pin(future));
+        let (work, receiver) = answering(future);
         let handle = match &self.source {
             Source::System => match runtime {
                 None => spawn_on(threads::handle(), work),
-                known => spawn_on(known, work),
+                Some(runtime) => return Task { receiver, abort: Abort::Handed(runtime.spawn(work)) },
             },
-            Source::Virtual(clock) => spawn_on(runtime, clock.track(work, true)),
+            Source::Virtual(clock) => spawn_on(runtime.map(Handoff::runtime), clock.track(work, true)),
             #[cfg(test)]
             Source::Explored(clock) => return Task { receiver, abort: Abort::Explored(clock.spawn(work)) },
         };
@@ -208,8 +209,9 @@ where
     F: Future<Output: Send> + Send + 'static,
 {
     let (sender, receiver) = oneshot::channel();
+    let ended = catch_panic(future);
     let work = async move {
-        let _ = sender.send(catch_panic(future).await);
+        let _ = sender.send(ended.await);
     };
     (work, receiver)
 }
@@ -254,6 +256,7 @@ pub(crate) struct Task<T> {
 #[derive(Clone, Debug)]
 enum Abort {
     Tokio(tokio::task::AbortHandle),
+    Handed(futures_util::future::AbortHandle),
     #[cfg(test)]
     Explored(shuttle::future::AbortHandle),
 }
@@ -262,6 +265,7 @@ impl Abort {
     fn abort(&self) {
         match self {
             Abort::Tokio(handle) => handle.abort(),
+            Abort::Handed(handle) => handle.abort(),
             #[cfg(test)]
             Abort::Explored(handle) => handle.abort(),
         }
@@ -303,23 +307,25 @@ impl<T> Future for Task<T> {
     }
 }
 
-/// Runs `future`, turning a panic into its message.
-pub(crate) async fn catch_panic<F: Future>(future: F) -> Result<F::Output, String> {
+/// Runs `future`, turning a panic into its message. What it yields is small, however large `future` is.
+pub(crate) fn catch_panic<F: Future>(future: F) -> impl Future<Output = Result<F::Output, String>> {
     let mut future = Box::pin(future);
     poll_fn(move |cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
         Ok(poll) => poll.map(Ok),
         Err(panic) => Poll::Ready(Err(panic_text(&*panic))),
     })
-    .await
 }
 
 /// Runs `future`; a panic is logged, and `None`: it ends one piece of work, not the loop around it.
-pub(crate) async fn guarded<F: Future>(what: &str, future: F) -> Option<F::Output> {
-    match catch_panic(future).await {
-        Ok(output) => Some(output),
-        Err(panic) => {
-            tracing::error!("{what} panicked: {panic}");
-            None
+pub(crate) fn guarded<F: Future>(what: &str, future: F) -> impl Future<Output = Option<F::Output>> {
+    let caught = catch_panic(future);
+    async move {
+        match caught.await {
+            Ok(output) => Some(output),
+            Err(panic) => {
+                tracing::error!("{what} panicked: {panic}");
+                None
+            }
         }
     }
 }

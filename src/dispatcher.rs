@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::backend::{BoxFuture, Delivery};
-use crate::clock::{Clock, Latch, TaskError, later};
+use crate::clock::{Clock, Handoff, Latch, TaskError, later};
 use crate::delay::{self, HOLD};
 use crate::envelope::{Data, Death, Envelope};
 use crate::error::Error;
@@ -121,7 +121,7 @@ struct Shared {
     observer: Option<Arc<dyn Observer>>,
     instance: OnceLock<Instance>,
     /// What handlers run on: the runtime that the instance, or its listener, was started on.
-    runtime: RwLock<Option<Handle>>,
+    runtime: RwLock<Option<Handoff>>,
 }
 
 /// Finds the `Dawdle` that all this is a part of, which this module does not know.
@@ -186,7 +186,7 @@ impl Dispatcher {
             foreign,
             observer,
             instance: OnceLock::new(),
-            runtime: RwLock::new(Handle::try_current().ok()),
+            runtime: RwLock::new(Handle::try_current().ok().map(Handoff::new)),
         }))
     }
 
@@ -197,10 +197,10 @@ impl Dispatcher {
 
     /// Says what handlers run on from here on.
     pub(crate) fn set_runtime(&self, runtime: Handle) {
-        *self.0.runtime.write().unwrap_or_else(PoisonError::into_inner) = Some(runtime);
+        *self.0.runtime.write().unwrap_or_else(PoisonError::into_inner) = Some(Handoff::new(runtime));
     }
 
-    fn runtime(&self) -> Option<Handle> {
+    fn runtime(&self) -> Option<Handoff> {
         self.0.runtime.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -183,9 +183,9 @@ pub(crate) fn canonical_kind(name: &str) -> Option<&'static str> {
     registration(name).map(|event| event.kind)
 }
 
-/// Whether many events of a kind share a message; `None` where its type does not say.
-pub(crate) fn packs(kind: &str) -> Option<bool> {
-    registration(kind)?.packs
+/// The same, and whether many events of it share a message: `None` where its type does not say.
+pub(crate) fn kind_and_packs(name: &str) -> Option<(&'static str, Option<bool>)> {
+    registration(name).map(|event| (event.kind, event.packs))
 }
 
 /// The kinds that are linked in.

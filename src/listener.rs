@@ -193,7 +193,14 @@ impl Listener {
                         self.room.received(took, bytes / asked);
                     }
                     crate::crash::point!("receive.answered");
+                    let found = !deliveries.is_empty();
                     self.take_in_all(deliveries, room);
+                    if found {
+                        // The next request takes longer to put together than their handlers to be begun: first
+                        // the tasks that read them, then the one that hands the handlers over.
+                        tokio::task::yield_now().await;
+                        tokio::task::yield_now().await;
+                    }
                     if full && asked == max {
                         let receivers = self.receivers.load(Ordering::Acquire);
                         if receivers < self.engine.settings.max_receives_at_once && self.room.has_places(max) {

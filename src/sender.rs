@@ -128,8 +128,8 @@ impl Sender {
     /// An event packs if its type says so, or where that says nothing, the settings; and if it is plain
     /// text, for every node, not for one handler.
     fn pack_key(&self, envelope: &Envelope, outgoing: &Outgoing, due: Option<SystemTime>) -> Option<PackKey> {
-        let kind = event::canonical_kind(&envelope.kind)?;
-        let packs = event::packs(kind).unwrap_or(self.pack);
+        let (kind, packs) = event::kind_and_packs(&envelope.kind)?;
+        let packs = packs.unwrap_or(self.pack);
         let travels = packs && envelope.handler.is_none() && wire::is_plain(&outgoing.body);
         travels.then(|| PackKey::new(kind, outgoing.group.clone(), due))
     }
