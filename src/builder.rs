@@ -42,6 +42,7 @@ pub struct Builder {
     given: Vec<Registration>,
     discover: Option<bool>,
     only: Option<Vec<String>>,
+    except: Option<Vec<String>>,
     expected: Vec<String>,
     middleware: Vec<Arc<dyn ErasedMiddleware>>,
     foreign: Option<Foreign>,
@@ -101,6 +102,13 @@ impl Builder {
     #[must_use]
     pub fn discover(mut self, discover: bool) -> Self {
         self.discover = Some(discover);
+        self
+    }
+
+    /// Runs all handlers but those of these names on this node, whatever `except_handlers` of the
+    /// configuration says. Their events are passed on to nodes that run them.
+    pub fn except_handlers<S: Into<String>>(mut self, names: impl IntoIterator<Item = S>) -> Self {
+        self.except = Some(names.into_iter().map(Into::into).collect());
         self
     }
 
@@ -202,7 +210,8 @@ impl Builder {
             None => until(&clock, deadline, || connect(&clock, &config)).await?,
         };
         let installs = self.install;
-        let dawdle = self.assemble(settings, backend, clock, wants_listener)?;
+        let except = self.except.or(config.except_handlers);
+        let dawdle = Builder { except, ..self }.assemble(settings, backend, clock, wants_listener)?;
         let listens = match dawdle.begin(deadline).await {
             Ok(listens) => listens,
             Err(error) => {
@@ -269,6 +278,7 @@ impl Builder {
         let selection = Selection {
             discover: self.discover.unwrap_or(true),
             only: self.only,
+            except: self.except.unwrap_or_default(),
             expected: self.expected,
             alone: self.alone,
         };

@@ -123,6 +123,19 @@ impl Setting for String {
     }
 }
 
+impl Setting for Vec<String> {
+    const ALLOWED: &'static str = "names, with commas between them";
+
+    fn parse(text: &str) -> Option<Self> {
+        let names: Vec<String> = text.split(',').map(|name| name.trim().to_owned()).collect();
+        names.iter().all(|name| !name.is_empty()).then_some(names)
+    }
+
+    fn text(&self) -> String {
+        self.join(",")
+    }
+}
+
 impl Setting for PathBuf {
     const ALLOWED: &'static str = "a path";
 
@@ -246,6 +259,9 @@ config! {
     sqs_endpoint_url: String,
     /// Handlers running at once on this node. Default: twice the cores, at least 10.
     concurrency: usize,
+    /// Handlers that this node does not run, by name, with commas between them; their work is passed on to
+    /// nodes that do. Default: none.
+    except_handlers: Vec<String>,
     /// The whole of a drain. Default: 25 seconds.
     shutdown_timeout: Duration,
     /// The CloudEvents source of what this process signals. Default: the program's name.

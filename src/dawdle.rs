@@ -11,7 +11,7 @@ use futures_util::StreamExt;
 use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
 
-use crate::backend::{Backend, Role, Usage};
+use crate::backend::{Backend, Lane, Role, Usage};
 use crate::buffer::Buffer;
 use crate::builder::{Builder, until};
 use crate::clock::{Clock, Latch, guarded};
@@ -20,13 +20,15 @@ use crate::dispatcher::{Observer, Write};
 use crate::envelope::Envelope;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EventId, TypedEvent};
-use crate::handler::{Context, INSTANCE, Registration};
+use crate::handler::{Context, INSTANCE, Registration, States};
 use crate::health::Health;
 use crate::listener::{Engine, Listener};
+use crate::metrics;
 use crate::middleware::ErasedMiddleware;
 use crate::registry::{HandlerInfo, Registry};
 use crate::retry::Backoff;
 use crate::sender::{Parcel, WhenFull};
+use crate::settings::Settings;
 use crate::shutdown::{InFlight, Work};
 use crate::signal::Signal;
 
@@ -37,6 +39,12 @@ const WRITE_AGAIN: Backoff = Backoff::exponential(Duration::from_millis(250), Du
 /// at once.
 const CROWD: usize = 500;
 const CROWDS_AT_ONCE: usize = 4;
+
+/// How often gauges are brought up to date.
+const SAMPLE_EVERY: Duration = Duration::from_secs(5);
+
+/// The most handlers at once, as in the configuration.
+const MOST_CONCURRENCY: usize = 1_000_000;
 
 /// Signals events, and runs their handlers: one application's queues and this process's part in them.
 ///
@@ -66,6 +74,10 @@ struct Inner {
     /// Handlers that run for events on no queue.
     direct: Work,
     listener: Mutex<Option<Arc<Listener>>>,
+    /// Listeners that were paused while handlers ran, until those have ended.
+    retired: Mutex<Vec<Arc<Listener>>>,
+    /// Whether nothing is to be received, for now.
+    paused: AtomicBool,
     /// Listeners that are being drained.
     stopping: InFlight,
     /// Whether a listener is wanted once there are handlers.
@@ -99,6 +111,8 @@ impl Dawdle {
             observer,
             direct: Work::default(),
             listener: Mutex::new(None),
+            retired: Mutex::default(),
+            paused: AtomicBool::new(false),
             stopping: InFlight::default(),
             wants_listener: AtomicBool::new(wants_listener),
             alone,
@@ -126,7 +140,49 @@ impl Dawdle {
         if listens {
             self.begin_listening(&Dawdle::runtime()?)?;
         }
+        self.keep_metrics();
         Ok(listens)
+    }
+
+    /// Brings the gauges up to date every few seconds, until the shutdown or the last handle is dropped.
+    fn keep_metrics(&self) {
+        metrics::describe();
+        if self.clock().is_virtual() {
+            return;
+        }
+        let (dawdle, clock, closed) = (Arc::downgrade(&self.0), self.clock().clone(), self.0.closed.clone());
+        self.clock().spawn(async move {
+            while let Some(inner) = dawdle.upgrade() {
+                Dawdle(inner).sample().await;
+                if clock.timeout(SAMPLE_EVERY, closed.raised()).await.is_some() {
+                    return;
+                }
+            }
+        });
+    }
+
+    async fn sample(&self) {
+        let engine = &self.0.engine;
+        let concurrency = engine.dispatcher.concurrency();
+        let in_flight = {
+            let retired: usize = self.retired().iter().map(|listener| listener.in_flight()).sum();
+            retired + self.listener().as_ref().map_or(0, |listener| listener.in_flight())
+        };
+        metrics::sampled(&metrics::Sample {
+            concurrency: concurrency.limit(),
+            permits_free: concurrency.free(),
+            in_flight,
+            send_buffer: engine.sender.buffered(),
+            usage: self.usage(),
+        });
+        // Counting costs nothing where calls do not.
+        if engine.backend.limits().calls_share {
+            for lane in [Lane::Message, Lane::Dead] {
+                if let Ok(stats) = engine.backend.inspect(lane).await {
+                    metrics::counted(lane, &stats);
+                }
+            }
+        }
     }
 
     /// A harness finds a missing state when the handler comes to run.
@@ -182,13 +238,13 @@ impl Dawdle {
         let (mut events, crowd) = (events.into_iter(), CROWD.min(self.0.engine.settings.send_buffer));
         let crowds = std::iter::from_fn(|| {
             let parcels: Vec<_> = events.by_ref().take(crowd).map(|event| self.signal(event).prepared()).collect();
-            (!parcels.is_empty()).then(|| self.send_crowd(parcels))
+            (!parcels.is_empty()).then(|| self.send_crowd(E::KIND, parcels))
         });
         let answers = futures_util::stream::iter(crowds).buffered(CROWDS_AT_ONCE).collect::<Vec<_>>().await;
         answers.into_iter().flatten().collect()
     }
 
-    async fn send_crowd(&self, prepared: Vec<Result<(EventId, Parcel)>>) -> Vec<Result<EventId>> {
+    async fn send_crowd(&self, kind: &str, prepared: Vec<Result<(EventId, Parcel)>>) -> Vec<Result<EventId>> {
         let (mut answers, mut parcels) = (Vec::with_capacity(prepared.len()), Vec::with_capacity(prepared.len()));
         for prepared in prepared {
             answers.push(prepared.map(|(id, parcel)| {
@@ -197,7 +253,12 @@ impl Dawdle {
             }));
         }
         let mut sent = self.0.engine.sender.signal_all(parcels).await.into_iter();
-        let mut is_sent = |id| sent.next().unwrap_or_else(|| Err(unanswered())).map(|()| id);
+        let mut is_sent = |id| {
+            sent.next().unwrap_or_else(|| Err(unanswered())).map(|()| {
+                metrics::signalled(kind);
+                id
+            })
+        };
         answers.into_iter().map(|answer| answer.and_then(&mut is_sent)).collect()
     }
 
@@ -223,17 +284,21 @@ impl Dawdle {
     }
 
     pub(crate) async fn send_envelope(&self, envelope: Envelope, when_full: WhenFull) -> Result<EventId> {
+        let kind = envelope.kind.clone();
         let (id, parcel) = self.parcel(envelope)?;
         self.0.engine.sender.signal(parcel, when_full).await?;
+        metrics::signalled(&kind);
         crate::crash::point!("signal.sent");
         Ok(id)
     }
 
     /// Puts an event into the buffer.
     pub(crate) async fn buffer(&self, envelope: Envelope) -> Result<EventId> {
+        let kind = envelope.kind.clone();
         let (id, parcel) = self.parcel(envelope)?;
         let place = self.0.engine.sender.buffer(WhenFull::Refuse).await?;
         self.0.buffer.push(id, Parcel { _buffered: Some(Arc::new(place)), ..parcel })?;
+        metrics::signalled(&kind);
         Ok(id)
     }
 
@@ -311,6 +376,7 @@ impl Dawdle {
         self.0.engine.sender.check_size(&parcel)?;
         let buffered = self.0.engine.sender.buffer(when_full).await?;
         self.observe(&envelope);
+        metrics::signalled(&envelope.kind);
         let (guard, dawdle) = (self.0.direct.busy.guard(), self.clone());
         self.clock().spawn(async move {
             let _counted = (guard, buffered);
@@ -423,7 +489,7 @@ impl Dawdle {
         if self.0.closing.load(Ordering::Acquire) {
             return Err(Error::new(ErrorKind::ShutDown, "this Dawdle has been shut down; it cannot listen"));
         }
-        if listener.is_none() {
+        if listener.is_none() && !self.is_paused() {
             *listener = Some(Listener::start(self.0.engine.clone(), self.as_any(), Some(runtime)));
         }
         Ok(())
@@ -435,23 +501,90 @@ impl Dawdle {
     pub async fn stop_listener(&self) {
         self.0.wants_listener.store(false, Ordering::Release);
         let guard = self.0.stopping.guard();
+        let retired = std::mem::take(&mut *self.retired());
         let listener = self.listener().take();
-        match listener {
-            Some(listener) => {
-                let timeout = self.0.engine.settings.shutdown_timeout;
-                self.clock().spawn(async move {
-                    let _guard = guard;
-                    crate::crash::point!("stop.before");
-                    listener.drain(timeout).await;
-                    crate::crash::point!("stop.drained");
-                });
-            }
-            None => drop(guard),
+        for listener in listener.into_iter().chain(retired) {
+            let (timeout, guard) = (self.0.engine.settings.shutdown_timeout, self.0.stopping.guard());
+            self.clock().spawn(async move {
+                let _guard = guard;
+                crate::crash::point!("stop.before");
+                listener.drain(timeout).await;
+                crate::crash::point!("stop.drained");
+            });
         }
+        drop(guard);
         self.0.stopping.none().await;
     }
 
-    /// Whether the listener runs.
+    /// Begins no more handlers on this node until [`resume`](Dawdle::resume): stops receiving, and gives back
+    /// what was not begun, for other nodes. Handlers that run go on to their ends, however long that takes, and
+    /// signals can still be sent. Returns at once. Does nothing where it is paused already.
+    pub fn pause(&self) {
+        self.0.paused.store(true, Ordering::Release);
+        let Some(listener) = self.listener().take() else { return };
+        listener.stop_receiving();
+        self.retired().push(Arc::clone(&listener));
+        let dawdle = Arc::downgrade(&self.0);
+        self.clock().spawn(async move {
+            listener.retire().await;
+            if let Some(inner) = dawdle.upgrade() {
+                Dawdle(inner).retired().retain(|retired| !Arc::ptr_eq(retired, &listener));
+            }
+        });
+        tracing::info!("paused: nothing is received until it is resumed");
+    }
+
+    /// Receives again after [`pause`](Dawdle::pause), if the listener is wanted and there are handlers.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ShutDown`]; [`ErrorKind::Invalid`] outside of a tokio runtime.
+    pub fn resume(&self) -> Result<()> {
+        self.ensure_open()?;
+        let runtime = Dawdle::runtime()?;
+        if !self.0.paused.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        tracing::info!("resumed");
+        let wanted = self.0.wants_listener.load(Ordering::Acquire);
+        if wanted && self.0.engine.dispatcher.registry().runs_any() { self.begin_listening(&runtime) } else { Ok(()) }
+    }
+
+    /// Whether this node is [paused](Dawdle::pause).
+    pub fn is_paused(&self) -> bool {
+        self.0.paused.load(Ordering::Acquire)
+    }
+
+    /// Runs at most `handlers` at once on this node from now on. What runs goes on: above a lower limit none is
+    /// begun until enough have ended. The handlers' own limits stay as they are.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] where it is not 1 to 1,000,000; to run none, [`pause`](Dawdle::pause).
+    pub fn set_concurrency(&self, handlers: usize) -> Result<()> {
+        if !(1..=MOST_CONCURRENCY).contains(&handlers) {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!("the concurrency is to be {handlers}; it is 1 to {MOST_CONCURRENCY} (`pause()` runs none)"),
+            ));
+        }
+        let listener = self.listener();
+        self.0.engine.dispatcher.concurrency().set_limit(handlers);
+        if let Some(listener) = &*listener {
+            listener.set_concurrency(handlers);
+        }
+        tracing::info!(concurrency = handlers, "the concurrency was changed");
+        Ok(())
+    }
+
+    /// How many handlers may run at once on this node.
+    pub fn concurrency(&self) -> usize {
+        self.0.engine.dispatcher.concurrency().limit()
+    }
+
+    fn retired(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Listener>>> {
+        self.0.retired.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the listener runs; while it is [paused](Dawdle::pause) it does not.
     pub fn listener_running(&self) -> bool {
         self.listener().is_some()
     }
@@ -536,9 +669,9 @@ impl Dawdle {
     #[cfg(feature = "testing")]
     pub(crate) fn abandon(&self) {
         self.0.closing.store(true, Ordering::Release);
-        if let Some(listener) = self.listener().take() {
-            listener.abandon();
-        }
+        let retired = std::mem::take(&mut *self.retired());
+        let listener = self.listener().take();
+        listener.into_iter().chain(retired).for_each(|listener| listener.abandon());
         self.0.direct.stops.raise_all();
         self.0.buffer.abort();
         self.0.closed.raise();
@@ -551,12 +684,22 @@ impl Dawdle {
     /// # Errors
     /// [`ErrorKind::Registration`], as at start; [`ErrorKind::ShutDown`].
     pub fn register(&self, handlers: Vec<Registration>) -> Result<()> {
+        self.change_handlers(|registry, states, settings, max_lease| {
+            registry.with(handlers, states, settings, max_lease)
+        })
+    }
+
+    /// Puts another registry in place, and starts the listener if it was wanted and there was nothing to
+    /// listen for.
+    fn change_handlers(
+        &self,
+        change: impl FnOnce(&Registry, &States, &Settings, Option<Duration>) -> Result<Registry>,
+    ) -> Result<()> {
         self.ensure_open()?;
         let engine = &self.0.engine;
         let max_lease = engine.backend.limits().max_lease;
         engine.dispatcher.change_registry(|registry| {
-            let states = engine.dispatcher.states();
-            let registry = registry.with(handlers, states, &engine.settings, max_lease)?;
+            let registry = change(registry, engine.dispatcher.states(), &engine.settings, max_lease)?;
             if self.0.wants_listener.load(Ordering::Acquire) {
                 self.check_states(&registry)?;
             }
@@ -582,6 +725,30 @@ impl Dawdle {
     pub fn unregister(&self, name: &str) -> Result<()> {
         self.ensure_open()?;
         self.0.engine.dispatcher.change_registry(|registry| registry.without(name))
+    }
+
+    /// Does not run the handler called `name` on this node until [`resume_handler`](Dawdle::resume_handler):
+    /// its part of an event is put on the queue by itself and passed on from node to node, after two seconds
+    /// at first and quarters of an hour at last, until one takes it that runs the handler. The event's other
+    /// handlers run as ever, and so do runs under way. What nobody has taken after `unknown_after` (24 hours)
+    /// becomes a dead letter, to be replayed. For a whole fleet: `DAWDLE_EXCEPT_HANDLERS`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Registration`] when no handler is called that; [`ErrorKind::ShutDown`].
+    pub fn pause_handler(&self, name: &str) -> Result<()> {
+        self.unregister(name)
+    }
+
+    /// Runs the handler called `name` on this node again, after [`pause_handler`](Dawdle::pause_handler),
+    /// [`unregister`](Dawdle::unregister) or `except_handlers`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Registration`] when no handler is called that, or there is no value of it to run;
+    /// [`ErrorKind::ShutDown`].
+    pub fn resume_handler(&self, name: &str) -> Result<()> {
+        self.change_handlers(|registry, states, settings, max_lease| {
+            registry.with_again(name, states, settings, max_lease)
+        })
     }
 
     /// The handlers that this node runs.

@@ -18,12 +18,14 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::backend::{BoxFuture, Delivery};
 use crate::clock::{Clock, Handoff, Latch, TaskError, later};
+use crate::concurrency::{Concurrency, Permit};
 use crate::delay::{self, HOLD};
 use crate::envelope::{Data, Death, Envelope};
 use crate::error::Error;
 use crate::event::{self, Event, EventId};
 use crate::foreign::{Foreign, RawMessage};
 use crate::handler::{Context, INSTANCE, States};
+use crate::metrics;
 use crate::middleware::{ErasedMiddleware, Next};
 use crate::outcome::{Directive, Failure, Outcome};
 use crate::reason;
@@ -114,7 +116,7 @@ struct Shared {
     states: Arc<States>,
     middleware: Vec<Arc<dyn ErasedMiddleware>>,
     registry: RwLock<Arc<Registry>>,
-    permits: Arc<Semaphore>,
+    concurrency: Concurrency,
     /// The bytes that compressed bodies may still unfold to.
     unfolding: Arc<Semaphore>,
     foreign: Option<Foreign>,
@@ -177,7 +179,7 @@ impl Dispatcher {
     ) -> Self {
         Dispatcher(Arc::new(Shared {
             clock,
-            permits: Arc::new(Semaphore::new(settings.concurrency)),
+            concurrency: Concurrency::new(settings.concurrency),
             unfolding: Arc::new(Semaphore::new(MAX_UNFOLDED)),
             settings,
             states,
@@ -216,6 +218,11 @@ impl Dispatcher {
         let mut registry = self.0.registry.write().unwrap_or_else(PoisonError::into_inner);
         *registry = Arc::new(change(&registry)?);
         Ok(())
+    }
+
+    /// The permits that handlers run under.
+    pub(crate) fn concurrency(&self) -> &Concurrency {
+        &self.0.concurrency
     }
 
     pub(crate) fn states(&self) -> &States {
@@ -516,6 +523,9 @@ impl Dispatcher {
     /// The dead letter of an envelope.
     pub(crate) fn dead(&self, mut envelope: Envelope, reason: &str, error: Option<String>) -> Write {
         crate::crash::point!("decide.dead");
+        // The label is one of this program's handlers.
+        let died_of = envelope.handler.as_deref().and_then(|name| self.registry().addressed(&envelope.kind, name));
+        metrics::dead_lettered(&envelope.kind, died_of.map(|entry| Arc::clone(&entry.name)), reason);
         let settings = &self.0.settings;
         tracing::warn!(
             id = %Shown(envelope.id.as_str()),
@@ -624,6 +634,7 @@ impl Dispatcher {
             }
             Directive::Retry { after } => {
                 let pause = after.unwrap_or_else(|| entry.backoff.delay(attempt, fastrand::f64()));
+                metrics::retried(kind, handler);
                 tracing::warn!(%id, kind, %handler, attempt, attempts = entry.attempts, "failed, again in {pause:?}: {error}");
                 End::Again { attempt: attempt + 1, at: later(now, pause) }
             }
@@ -682,6 +693,10 @@ impl Dispatcher {
         });
         let mut task = shared.clock.spawn_user(self.runtime().as_ref(), run);
         let _attended = task.attended();
+        let (since, due) = (shared.clock.instant(), envelope.due_at());
+        let since_due = || delay::until(due, shared.clock.now());
+        let _running = metrics::Running::begin(&envelope.kind, &entry.name, since_due());
+        let mut forced = None;
         let limit = shared.clock.sleep(entry.timeout);
         tokio::pin!(limit);
         let mut told = false;
@@ -690,7 +705,10 @@ impl Dispatcher {
                 biased;
                 ended = &mut task => break match ended {
                     Ok(outcome) => outcome?,
-                    Err(TaskError::Panicked(text)) => Err(Failure::retry(format!("panicked: {text}"))),
+                    Err(TaskError::Panicked(text)) => {
+                        forced = Some("panic");
+                        Err(Failure::retry(format!("panicked: {text}")))
+                    }
                     Err(TaskError::Aborted) => return None,
                 },
                 () = &mut limit => {
@@ -705,6 +723,7 @@ impl Dispatcher {
                         );
                         return None;
                     }
+                    forced = Some("timeout");
                     break Err(Failure::retry(format!("timed out after {:?}", entry.timeout)));
                 }
                 () = stops.abort.raised() => {
@@ -718,6 +737,9 @@ impl Dispatcher {
             }
         };
         crate::crash::point!("handler.after");
+        let took = shared.clock.instant().saturating_duration_since(since);
+        let ended = forced.unwrap_or_else(|| name_of(&outcome));
+        metrics::handled(&envelope.kind, &entry.name, ended, took, since_due());
         if let Some(observer) = &shared.observer {
             observer.ran(&entry.name, event, envelope.id, &outcome);
         }
@@ -739,13 +761,13 @@ impl Dispatcher {
             },
             None => None,
         };
-        let of_node = Arc::clone(&self.0.permits).acquire_owned().await.ok()?;
+        let of_node = self.0.concurrency.permit().await?;
         Some((own, of_node))
     }
 }
 
 /// A handler's own permit, if it has a limit of its own, and the node's.
-type Permits = (Option<OwnedSemaphorePermit>, OwnedSemaphorePermit);
+type Permits = (Option<OwnedSemaphorePermit>, Permit);
 
 /// The handlers of one event that are running now.
 struct Siblings {
@@ -762,6 +784,17 @@ impl Siblings {
 
     fn one_started(&self) {
         self.running.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// An outcome, as the metrics call it.
+fn name_of(outcome: &Outcome) -> &'static str {
+    match outcome.as_ref().map_err(Failure::directive) {
+        Ok(()) => "ok",
+        Err(Directive::Retry { .. }) => "retry",
+        Err(Directive::Snooze(_)) => "snooze",
+        Err(Directive::Discard) => "discard",
+        Err(Directive::DeadLetter) => "dead_letter",
     }
 }
 

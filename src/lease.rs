@@ -170,6 +170,7 @@ impl Leases {
             }
             if now >= lease.ends {
                 lease.regained = false;
+                crate::metrics::lease_lost(lease.lane);
                 lost.push(lease.lost.clone());
             } else if now + lease.span * 2 / 3 >= lease.ends
                 && let Some(span) = extension(lease, now, limits.max_lease)
@@ -210,6 +211,7 @@ impl Leases {
                     Some(Err(error)) if error.kind() == ErrorKind::LeaseLost => {
                         tracing::warn!("the lease of message {id} is lost: {error}");
                         lease.regained = false;
+                        crate::metrics::lease_lost(lane);
                         lost.push(lease.lost.clone());
                     }
                     Some(Err(error)) => tracing::warn!("the lease of message {id} was not extended: {error}"),
@@ -218,6 +220,7 @@ impl Leases {
             }
         }
         lost.iter().for_each(Latch::raise);
+        crate::metrics::leases_extended(lane, answers.iter().filter(|answer| answer.is_ok()).count());
     }
 }
 

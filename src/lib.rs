@@ -89,12 +89,14 @@ pub mod middleware;
 // Machinery: knows the seams, and no implementation.
 mod batch;
 mod buffer;
+mod concurrency;
 mod crash;
 mod delay;
 mod dispatcher;
 mod health;
 mod lease;
 mod listener;
+pub mod metrics;
 mod pack;
 mod registry;
 mod room;

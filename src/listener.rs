@@ -89,7 +89,7 @@ impl Listener {
             work: Work::default(),
             loops: InFlight::default(),
             receivers: AtomicUsize::new(0),
-            room: Room::new(settings.concurrency, settings.prefetch, settings.max_held),
+            room: Room::new(engine.dispatcher.concurrency().limit(), settings.prefetch, settings.max_held),
             suspects: Suspects::new(settings.max_receives),
             unleased,
             engine,
@@ -113,11 +113,33 @@ impl Listener {
         listener
     }
 
+    /// How many messages are worked on.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.work.busy.count()
+    }
+
+    /// Receives for another number of running handlers from now on.
+    pub(crate) fn set_concurrency(&self, concurrency: usize) {
+        self.room.set_concurrency(concurrency);
+    }
+
+    /// Stops receiving and gives back what was not begun. What runs goes on.
+    pub(crate) fn stop_receiving(&self) {
+        self.work.stops.begin.raise();
+        self.engine.lanes().for_each(|lane| self.engine.monitor.listen(lane, false));
+    }
+
+    /// Sees what still runs to its end, however long that takes, once it has stopped receiving.
+    pub(crate) async fn retire(&self) {
+        self.loops.none().await;
+        self.work.busy.none().await;
+        self.unleased.raise();
+    }
+
     /// Stops receiving, and sees what was received to its end, within `timeout`.
     pub(crate) async fn drain(&self, timeout: Duration) {
         let (clock, start) = (&self.engine.clock, self.engine.clock.instant());
-        self.work.stops.begin.raise();
-        self.engine.lanes().for_each(|lane| self.engine.monitor.listen(lane, false));
+        self.stop_receiving();
         let drained = self.work.drain(clock, timeout);
         futures_util::future::join(drained, clock.timeout(timeout, self.loops.none())).await;
         // A receive that was awaited may have brought more, to be given back.
@@ -186,6 +208,7 @@ impl Listener {
             match received.unwrap_or_else(panicked) {
                 Ok(deliveries) => {
                     self.engine.monitor.received(Lane::Message, self.engine.clock.now());
+                    crate::metrics::received(Lane::Message, deliveries.len());
                     let full = deliveries.len() >= asked;
                     if full {
                         let bytes: usize = deliveries.iter().map(Delivery::bytes).sum();

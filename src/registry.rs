@@ -71,6 +71,8 @@ pub(crate) struct Selection {
     pub(crate) discover: bool,
     /// Run only these.
     pub(crate) only: Option<Vec<String>>,
+    /// And not these.
+    pub(crate) except: Vec<String>,
     /// These must be there.
     pub(crate) expected: Vec<String>,
     /// Treat handlers that are not run here as if they did not exist: a harness.
@@ -110,9 +112,17 @@ impl Registry {
             }
             refuse_unmade(&named)?;
         }
+        for name in &selection.except {
+            if !registrations.iter().any(|registration| registration.name == name) {
+                tracing::warn!(
+                    "handler `{name}` is not to run here (`except_handlers`), and no handler is called that"
+                );
+            }
+        }
         let mut registry = Registry::default();
         for registration in registrations {
-            let selected = selection.only.as_ref().is_none_or(|only| only.iter().any(|name| name == registration.name));
+            let among = |names: &Vec<String>| names.iter().any(|name| name == registration.name);
+            let selected = selection.only.as_ref().is_none_or(among) && !among(&selection.except);
             if selection.alone && (!selected || registration.handler.is_none()) {
                 continue;
             }
@@ -262,6 +272,21 @@ impl Registry {
             registry.add(registration, true, states, settings, max_lease)?;
         }
         Ok(registry)
+    }
+
+    /// The same registry with the handlers called `name` run here again.
+    pub(crate) fn with_again(
+        &self,
+        name: &str,
+        states: &States,
+        settings: &Settings,
+        max_lease: Option<Duration>,
+    ) -> Result<Self> {
+        if !self.has(name) {
+            return Err(not_linked_in(name, self.entries.iter().map(|entry| &entry.registration)));
+        }
+        let paused = self.entries.iter().filter(|entry| &*entry.name == name && entry.run.is_none());
+        self.with(paused.map(|entry| entry.registration.clone()).collect(), states, settings, max_lease)
     }
 
     /// The same registry with the handlers called `name` no longer run here: their events are

@@ -28,7 +28,6 @@ pub(crate) struct Room {
     places: Arc<Semaphore>,
     aside: Arc<Semaphore>,
     ending: Arc<Semaphore>,
-    concurrency: usize,
     max_ahead: usize,
     pace: Mutex<Pace>,
 }
@@ -36,6 +35,7 @@ pub(crate) struct Room {
 /// What the size is worked out from.
 struct Pace {
     size: usize,
+    concurrency: usize,
     window: Option<Instant>,
     finished: u32,
     per_second: f64,
@@ -53,10 +53,10 @@ impl Room {
             places: Arc::new(Semaphore::new(size)),
             aside: Arc::new(Semaphore::new(max_aside)),
             ending: Arc::new(Semaphore::new(max_ahead)),
-            concurrency,
             max_ahead,
             pace: Mutex::new(Pace {
                 size,
+                concurrency,
                 window: None,
                 finished: 0,
                 per_second: 0.0,
@@ -118,10 +118,17 @@ impl Room {
         pace.bytes = if pace.bytes == 0 { bytes } else { (pace.bytes * 7 + bytes) / 8 };
     }
 
+    /// Goes by another number of running handlers from now on.
+    pub(crate) fn set_concurrency(&self, concurrency: usize) {
+        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        pace.concurrency = concurrency;
+        self.resize(&mut pace);
+    }
+
     fn resize(&self, pace: &mut Pace) {
         let ahead = (2.0 * pace.per_second * pace.latency.as_secs_f64()).ceil() as usize;
         let most = (MOST_BYTES_AHEAD / pace.bytes.max(1)).clamp(self.least_ahead(), self.max_ahead);
-        let wanted = self.concurrency + ahead.clamp(self.least_ahead(), most);
+        let wanted = pace.concurrency + ahead.clamp(self.least_ahead(), most);
         if wanted > pace.size {
             self.places.add_permits(wanted - pace.size);
             pace.size = wanted;

@@ -113,6 +113,11 @@ impl Sender {
         }
     }
 
+    /// How many events wait to be sent.
+    pub(crate) fn buffered(&self) -> usize {
+        self.send_buffer.saturating_sub(self.buffer.available_permits())
+    }
+
     pub(crate) fn limits(&self) -> Limits {
         self.backend.limits()
     }
@@ -401,6 +406,7 @@ impl Work for SendWork {
             let messages: Vec<Outgoing> =
                 arranged.iter().map(|of| self.message(&mut parcels, of, now, &limits)).collect();
             crate::crash::point!("send.before");
+            crate::metrics::batch(self.lane, "send", messages.len());
             let mut results = self.backend.send(self.lane, &messages).await;
             crate::crash::point!("send.after");
             results.resize_with(messages.len(), || Err(no_answer(self.lane, "the entry was not answered")));

@@ -49,6 +49,7 @@ impl Settler {
                 }
                 Err(error) => error,
             };
+            crate::metrics::ack_failed(lane);
             self.remember(message_id);
             if !error.is_transient() || attempt == TRIES {
                 tracing::warn!(
@@ -161,6 +162,7 @@ impl Work for SettleWork {
     fn run(&self, entries: Vec<Settle>) -> BoxFuture<'_, Vec<Result<()>>> {
         Box::pin(async move {
             crate::crash::point!("settle.before");
+            crate::metrics::batch(self.lane, "settle", entries.len());
             let mut answers = self.backend.settle(self.lane, &entries).await;
             crate::crash::point!("settle.after");
             answers

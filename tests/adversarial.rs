@@ -220,7 +220,7 @@ async fn text_that_is_no_text_is_kept_as_it_came() {
         ("base64 of a bare NUL", BASE64.encode(note("", "\"\0\"")), Undecodable("not a JSON")),
         ("an escaped NUL", note(r#","tenant":"\u0000""#, r#"{"text":"\u0000"}"#), Handled),
         ("a lone surrogate in the data", note("", r#"{"text":"\ud800"}"#), Unhandled("hex escape")),
-        ("a lone surrogate in an attribute", with(r#","tenant":"\ud800""#), Undecodable("not a JSON")),
+        ("a lone surrogate in an attribute", with(r#","tenant":"\ud800""#), Undecodable("`tenant` is no text")),
         ("a lone surrogate in a name", with(r#","\ud800":1"#), Undecodable("not a JSON")),
         ("a name that is there twice", with(r#","id":"2""#), Undecodable("two attributes of one name")),
         ("data that is there twice", with(r#","data":{"text":"other"}"#), Undecodable("two attributes of one name")),

@@ -128,8 +128,7 @@ impl Dispatcher {
     pub(crate) async fn all_permits_back(&self) {
         let limited = self.registry().wanting("orders.step").into_iter().filter_map(|entry| entry.limiter.clone());
         let limited: Vec<_> = limited.collect();
-        while self.0.permits.available_permits() < AT_ONCE
-            || limited.iter().any(|limiter| limiter.available_permits() < LIMITED)
+        while self.0.concurrency.free() < AT_ONCE || limited.iter().any(|limiter| limiter.available_permits() < LIMITED)
         {
             shuttle::future::yield_now().await;
         }

@@ -83,6 +83,7 @@ impl Listener {
         let received = engine.clock.now();
         let found = engine.backend.browse(Lane::Delay, limits.max_batch_entries, limits.lease).await?;
         engine.monitor.received(Lane::Delay, engine.clock.now());
+        crate::metrics::received(Lane::Delay, found.len());
         if crowd.wants_a_count(found.len(), &limits) {
             let in_flight = engine.backend.inspect(Lane::Delay).await?.in_flight;
             crowd.in_flight.store(in_flight, Ordering::Relaxed);

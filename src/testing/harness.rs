@@ -294,6 +294,13 @@ impl HarnessBuilder {
         self
     }
 
+    /// Runs all handlers but those of these names, which do not exist.
+    #[must_use]
+    pub fn except_handlers<S: Into<String>>(mut self, names: impl IntoIterator<Item = S>) -> Self {
+        self.builder = self.builder.except_handlers(names);
+        self
+    }
+
     /// As [`Builder::config`]; the environment is not read.
     #[must_use]
     pub fn config(mut self, config: Config) -> Self {

@@ -1,0 +1,253 @@
+#![doc = include_str!("metrics.md")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::metrics::{SharedString, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+
+use crate::backend::{Lane, LaneStats, Usage};
+use crate::event;
+use crate::reason;
+
+/// What a metric is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Type {
+    /// Only grows, while the process lives.
+    Counter,
+    /// What is so now.
+    Gauge,
+    /// How values are spread.
+    Histogram,
+}
+
+/// One metric.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is.
+    pub kind: Type,
+    /// What it counts or measures in.
+    pub unit: &'static str,
+    /// Its labels.
+    pub labels: &'static [&'static str],
+    /// What it says.
+    pub help: &'static str,
+}
+
+macro_rules! metrics {
+    ($($constant:ident $name:literal $kind:ident $unit:literal [$($label:literal),*] $help:literal;)*) => {
+        $(const $constant: &str = $name;)*
+
+        /// Every metric that there is.
+        pub const ALL: &[Metric] = &[$(Metric {
+            name: $name,
+            kind: Type::$kind,
+            unit: $unit,
+            labels: &[$($label),*],
+            help: $help,
+        }),*];
+    };
+}
+
+metrics! {
+    SIGNALLED "dawdle_signalled_total" Counter "events" ["kind"]
+        "Events that were signalled: durable, or in the buffer of `.buffered()`, or begun by `.direct()`";
+    RECEIVED "dawdle_received_total" Counter "messages" ["queue"]
+        "Messages that were received";
+    HANDLED "dawdle_handled_total" Counter "runs" ["kind", "handler", "outcome"]
+        "Runs of handlers that have ended; `outcome` is `ok`, `retry`, `snooze`, `discard`, `dead_letter`, `timeout` or `panic`";
+    RETRIED "dawdle_retried_total" Counter "runs" ["kind", "handler"]
+        "Failed runs that are tried again";
+    DEAD_LETTERED "dawdle_dead_lettered_total" Counter "events" ["kind", "handler", "reason"]
+        "Events that became dead letters; `reason` is one of Dawdle's, or `handler`";
+    HANDLER_SECONDS "dawdle_handler_seconds" Histogram "seconds" ["kind", "handler"]
+        "How long runs took";
+    LAG_SECONDS "dawdle_start_lag_seconds" Histogram "seconds" ["kind", "handler"]
+        "From when an event was due, or signalled, until a run of it began; for a retry, from when that was due";
+    END_TO_END_SECONDS "dawdle_end_to_end_seconds" Histogram "seconds" ["kind", "handler"]
+        "The same until a run of it succeeded";
+    BATCH_ENTRIES "dawdle_batch_entries" Histogram "entries" ["queue", "action"]
+        "Entries of one request; `action` is `send`, `receive` or `settle`";
+    RUNNING "dawdle_handlers_running" Gauge "runs" []
+        "Handlers that run now";
+    PERMITS_FREE "dawdle_permits_free" Gauge "permits" []
+        "How many more handlers could begin now";
+    CONCURRENCY "dawdle_concurrency" Gauge "permits" []
+        "How many handlers may run at once";
+    IN_FLIGHT "dawdle_messages_in_flight" Gauge "messages" []
+        "Messages that this node has received and not settled";
+    SEND_BUFFER "dawdle_send_buffer_events" Gauge "events" []
+        "Events that wait to be sent, out of `send_buffer`";
+    EXTENDED "dawdle_lease_extensions_total" Counter "messages" ["queue"]
+        "Leases that were extended";
+    LEASES_LOST "dawdle_leases_lost_total" Counter "messages" ["queue"]
+        "Leases that ended while their messages were worked on";
+    ACK_FAILURES "dawdle_ack_failures_total" Counter "messages" ["queue"]
+        "Acks that failed, each try of them";
+    REQUESTS "dawdle_requests_total" Counter "requests" ["action"]
+        "Requests made of the queues, as `dawdle.usage()` counts them";
+    BILLED "dawdle_billed_units_total" Counter "requests" []
+        "What SQS bills for them";
+    QUEUE_MESSAGES "dawdle_queue_messages" Gauge "messages" ["queue", "state"]
+        "Messages on the local file; `state` is `visible`, `in_flight` or `delayed`. Not asked of SQS: CloudWatch has it";
+    OLDEST_SECONDS "dawdle_queue_oldest_seconds" Gauge "seconds" ["queue"]
+        "The age of the oldest message on the local file";
+}
+
+/// Tells the recorder what each metric says. Done at each start; a recorder that is installed later is told
+/// by calling this.
+pub fn describe() {
+    for metric in ALL {
+        match metric.kind {
+            Type::Counter => describe_counter!(metric.name, metric.help),
+            Type::Gauge => describe_gauge!(metric.name, metric.help),
+            Type::Histogram => describe_histogram!(metric.name, metric.help),
+        }
+    }
+}
+
+/// The label of a kind: other programs can put any number of kinds on a queue.
+fn kind_label(kind: &str) -> &'static str {
+    event::canonical_kind(kind).unwrap_or("unknown")
+}
+
+fn handler_label(handler: &Arc<str>) -> SharedString {
+    SharedString::from_shared(Arc::clone(handler))
+}
+
+fn queue_label(lane: Lane) -> &'static str {
+    match lane {
+        Lane::Message => "message",
+        Lane::Delay => "delay",
+        Lane::Dead => "dead",
+    }
+}
+
+pub(crate) fn signalled(kind: &str) {
+    counter!(SIGNALLED, "kind" => kind_label(kind)).increment(1);
+}
+
+pub(crate) fn received(lane: Lane, messages: usize) {
+    counter!(RECEIVED, "queue" => queue_label(lane)).increment(messages as u64);
+    batch(lane, "receive", messages);
+}
+
+pub(crate) fn batch(lane: Lane, action: &'static str, entries: usize) {
+    histogram!(BATCH_ENTRIES, "queue" => queue_label(lane), "action" => action).record(entries as f64);
+}
+
+/// A handler that runs, until it is dropped.
+pub(crate) struct Running(());
+
+impl Running {
+    /// Counts a run that begins so long after it was due.
+    pub(crate) fn begin(kind: &str, handler: &Arc<str>, lag: Duration) -> Self {
+        gauge!(RUNNING).increment(1.0);
+        histogram!(LAG_SECONDS, "kind" => kind_label(kind), "handler" => handler_label(handler)).record(lag);
+        Running(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        gauge!(RUNNING).decrement(1.0);
+    }
+}
+
+pub(crate) fn handled(kind: &str, handler: &Arc<str>, outcome: &'static str, took: Duration, since_due: Duration) {
+    let (kind, handler) = (kind_label(kind), handler_label(handler));
+    counter!(HANDLED, "kind" => kind, "handler" => handler.clone(), "outcome" => outcome).increment(1);
+    histogram!(HANDLER_SECONDS, "kind" => kind, "handler" => handler.clone()).record(took);
+    if outcome == "ok" {
+        histogram!(END_TO_END_SECONDS, "kind" => kind, "handler" => handler).record(since_due);
+    }
+}
+
+pub(crate) fn retried(kind: &str, handler: &Arc<str>) {
+    counter!(RETRIED, "kind" => kind_label(kind), "handler" => handler_label(handler)).increment(1);
+}
+
+/// `handler` is the one it died of, if any; one that is not linked in has no label of its own.
+pub(crate) fn dead_lettered(kind: &str, handler: Option<Arc<str>>, why: &str) {
+    let reasons = [
+        reason::ATTEMPTS,
+        reason::EXPIRED,
+        reason::UNHANDLED,
+        reason::UNDECODABLE,
+        reason::POISON,
+        reason::REDRIVEN,
+        reason::UNSENDABLE,
+    ];
+    let why = reasons.into_iter().find(|known| *known == why).unwrap_or("handler");
+    let handler = handler.as_ref().map_or(SharedString::const_str(""), handler_label);
+    counter!(DEAD_LETTERED, "kind" => kind_label(kind), "handler" => handler, "reason" => why).increment(1);
+}
+
+pub(crate) fn leases_extended(lane: Lane, leases: usize) {
+    counter!(EXTENDED, "queue" => queue_label(lane)).increment(leases as u64);
+}
+
+pub(crate) fn lease_lost(lane: Lane) {
+    counter!(LEASES_LOST, "queue" => queue_label(lane)).increment(1);
+}
+
+pub(crate) fn ack_failed(lane: Lane) {
+    counter!(ACK_FAILURES, "queue" => queue_label(lane)).increment(1);
+}
+
+/// What a node has and is now.
+pub(crate) struct Sample {
+    pub(crate) concurrency: usize,
+    pub(crate) permits_free: usize,
+    pub(crate) in_flight: usize,
+    pub(crate) send_buffer: usize,
+    pub(crate) usage: Usage,
+}
+
+pub(crate) fn sampled(sample: &Sample) {
+    gauge!(CONCURRENCY).set(sample.concurrency as f64);
+    gauge!(PERMITS_FREE).set(sample.permits_free as f64);
+    gauge!(IN_FLIGHT).set(sample.in_flight as f64);
+    gauge!(SEND_BUFFER).set(sample.send_buffer as f64);
+    let usage = sample.usage;
+    for (action, requests) in [
+        ("send", usage.send),
+        ("receive", usage.receive),
+        ("empty_receive", usage.empty_receives),
+        ("delete", usage.delete),
+        ("change_visibility", usage.change_visibility),
+        ("get_attributes", usage.get_attributes),
+        ("get_url", usage.get_url),
+    ] {
+        counter!(REQUESTS, "action" => action).absolute(requests);
+    }
+    counter!(BILLED).absolute(usage.billed);
+}
+
+pub(crate) fn counted(lane: Lane, stats: &LaneStats) {
+    for (state, messages) in [("visible", stats.visible), ("in_flight", stats.in_flight), ("delayed", stats.delayed)] {
+        gauge!(QUEUE_MESSAGES, "queue" => queue_label(lane), "state" => state).set(messages as f64);
+    }
+    gauge!(OLDEST_SECONDS, "queue" => queue_label(lane)).set(stats.oldest.unwrap_or_default());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_of_the_documentation_is_that_of_the_code() {
+        let row = |metric: &Metric| {
+            let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+            let kind = format!("{:?}", metric.kind).to_lowercase();
+            format!("| `{}` | {kind} | {} | {} | {} |", metric.name, metric.unit, labels.join(", "), metric.help)
+        };
+        let rows: Vec<String> = ALL.iter().map(row).collect();
+        let documented: Vec<&str> =
+            include_str!("metrics.md").lines().filter(|line| line.starts_with("| `dawdle_")).collect();
+        assert_eq!(documented, rows, "the rows are to be:\n{}", rows.join("\n"));
+    }
+}
