@@ -175,9 +175,10 @@ impl<W: Work> Batcher<W> {
             queue.starting = true;
             drop(queue);
             let in_the_air = InTheAir { batcher, due: wait.is_zero(), landed: false };
+            let clock = shared.clock.clone();
             shared.clock.spawn(async move {
-                // After what else can go on now, some of which may come along.
-                tokio::task::yield_now().await;
+                // Some of what else can go on now may come along.
+                clock.yield_now().await;
                 in_the_air.work_off().await;
             });
         } else if !queue.lingering {

@@ -159,6 +159,23 @@ impl Clock {
         .await
     }
 
+    /// Lets what else can go on now go first. Tokio wakes a task that yields only later, when a virtual clock
+    /// may have moved on.
+    pub(crate) async fn yield_now(&self) {
+        if !self.is_virtual() {
+            return tokio::task::yield_now().await;
+        }
+        let mut yielded = false;
+        poll_fn(|cx| {
+            if std::mem::replace(&mut yielded, true) {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+    }
+
     /// Runs Dawdle's own work as a task: work that waits for nothing but this clock and other
     /// such tasks. On a virtual clock it must be called within a tokio runtime.
     pub(crate) fn spawn<F>(&self, future: F) -> Task<F::Output>

@@ -221,8 +221,8 @@ impl Listener {
                     if found {
                         // The next request takes longer to put together than their handlers to be begun: first
                         // the tasks that read them, then the one that hands the handlers over.
-                        tokio::task::yield_now().await;
-                        tokio::task::yield_now().await;
+                        self.engine.clock.yield_now().await;
+                        self.engine.clock.yield_now().await;
                     }
                     if full && asked == max {
                         let receivers = self.receivers.load(Ordering::Acquire);
