@@ -465,3 +465,16 @@ mod runtimes {
         tokio::spawn(twenty_errands_an_hour_later()).await.unwrap();
     }
 }
+
+/// Where tasks run on several threads, one that has stepped back for others is waited for all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_clock_waits_for_every_task_on_a_runtime_of_several_threads() {
+    for round in 0..20 {
+        let test = Harness::builder().state(Mailer::fake()).start().await.unwrap();
+        test.signal(TrialEnding { account: round }).delay(seconds(14 * DAY)).await.unwrap();
+        test.advance(seconds(14 * DAY - 1)).await;
+        assert_eq!(test.runs("remind"), 0);
+        test.advance(seconds(1)).await;
+        assert_eq!(test.runs("remind"), 1, "round {round}");
+    }
+}

@@ -77,7 +77,8 @@ fn what_happens_to_events_is_counted_by_kind_handler_and_outcome() {
 fn names(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
     let ours = words.filter(|word| word.starts_with("dawdle_"));
-    let base = |word: &str| ["_bucket", "_count", "_sum"].iter().find_map(|end| word.strip_suffix(end)).map(str::to_owned);
+    let base =
+        |word: &str| ["_bucket", "_count", "_sum"].iter().find_map(|end| word.strip_suffix(end)).map(str::to_owned);
     ours.map(|word| base(word).unwrap_or_else(|| word.to_owned())).collect()
 }
 

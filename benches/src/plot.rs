@@ -26,12 +26,12 @@ pub(crate) struct Line {
 }
 
 impl Panel {
-    /// Where no line ends high up.
+    /// Where lines that rise, or fall, have not come to yet.
     fn free_corner(&self) -> SeriesLabelPosition {
         let most = |value: fn(&Line) -> Option<&f64>| self.lines.iter().filter_map(value).copied().fold(0.0, f64::max);
         match most(|line| line.values.first()) < most(|line| line.values.last()) {
             true => SeriesLabelPosition::UpperLeft,
-            false => SeriesLabelPosition::UpperRight,
+            false => SeriesLabelPosition::LowerLeft,
         }
     }
 }

@@ -34,7 +34,10 @@ async fn main() -> Result<()> {
     let free = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
     let seconds = [0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 300.0, 3600.0];
     let builder = PrometheusBuilder::new().with_http_listener(free);
-    builder.set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &seconds)?.install().context("no recorder")?;
+    builder
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &seconds)?
+        .install()
+        .context("no recorder")?;
     let dawdle = Dawdle::start().await?;
     for number in 0..20 {
         dawdle.signal(Order { number }).await?;
@@ -46,7 +49,10 @@ async fn main() -> Result<()> {
     connection.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
     let mut answer = String::new();
     connection.read_to_string(&mut answer).await?;
-    for line in answer.lines().filter(|line| line.starts_with("dawdle_") && !line.contains("_bucket") && !line.contains("quantile=")) {
+    for line in answer
+        .lines()
+        .filter(|line| line.starts_with("dawdle_") && !line.contains("_bucket") && !line.contains("quantile="))
+    {
         println!("{line}");
     }
     ensure!(answer.contains(r#"dawdle_signalled_total{kind="example.metrics.order"} 20"#), "not counted: {answer}");
