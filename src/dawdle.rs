@@ -253,12 +253,8 @@ impl Dawdle {
             }));
         }
         let mut sent = self.0.engine.sender.signal_all(parcels).await.into_iter();
-        let mut is_sent = |id| {
-            sent.next().unwrap_or_else(|| Err(unanswered())).map(|()| {
-                metrics::signalled(kind);
-                id
-            })
-        };
+        metrics::signalled(kind, sent.as_slice().iter().filter(|sent| sent.is_ok()).count());
+        let mut is_sent = |id| sent.next().unwrap_or_else(|| Err(unanswered())).map(|()| id);
         answers.into_iter().map(|answer| answer.and_then(&mut is_sent)).collect()
     }
 
@@ -287,7 +283,7 @@ impl Dawdle {
         let kind = envelope.kind.clone();
         let (id, parcel) = self.parcel(envelope)?;
         self.0.engine.sender.signal(parcel, when_full).await?;
-        metrics::signalled(&kind);
+        metrics::signalled(&kind, 1);
         crate::crash::point!("signal.sent");
         Ok(id)
     }
@@ -298,7 +294,7 @@ impl Dawdle {
         let (id, parcel) = self.parcel(envelope)?;
         let place = self.0.engine.sender.buffer(WhenFull::Refuse).await?;
         self.0.buffer.push(id, Parcel { _buffered: Some(Arc::new(place)), ..parcel })?;
-        metrics::signalled(&kind);
+        metrics::signalled(&kind, 1);
         Ok(id)
     }
 
@@ -376,7 +372,7 @@ impl Dawdle {
         self.0.engine.sender.check_size(&parcel)?;
         let buffered = self.0.engine.sender.buffer(when_full).await?;
         self.observe(&envelope);
-        metrics::signalled(&envelope.kind);
+        metrics::signalled(&envelope.kind, 1);
         let (guard, dawdle) = (self.0.direct.busy.guard(), self.clone());
         self.clock().spawn(async move {
             let _counted = (guard, buffered);

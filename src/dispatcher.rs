@@ -679,7 +679,7 @@ impl Dispatcher {
         if let Some(place) = place {
             place.begun().raise();
         }
-        let (dispatcher, running) = (self.clone(), Arc::clone(event));
+        let (dispatcher, handled) = (self.clone(), Arc::clone(event));
         crate::crash::point!("handler.before");
         let start = Arc::new(AtomicU8::new(WAITING));
         let begun = Arc::clone(&start);
@@ -689,13 +689,14 @@ impl Dispatcher {
             if begun.compare_exchange(WAITING, BEGUN, Ordering::AcqRel, Ordering::Acquire).is_err() {
                 return None;
             }
-            Some(Next::new(&dispatcher.0.middleware, &*handler).run(&cx, &*running).await)
+            Some(Next::new(&dispatcher.0.middleware, &*handler).run(&cx, &*handled).await)
         });
         let mut task = shared.clock.spawn_user(self.runtime().as_ref(), run);
         let _attended = task.attended();
         let (since, due) = (shared.clock.instant(), envelope.due_at());
         let since_due = || delay::until(due, shared.clock.now());
-        let _running = metrics::Running::begin(&envelope.kind, &entry.name, since_due());
+        let meters = entry.meters(&envelope.kind);
+        let running = meters.begin(since_due());
         let mut forced = None;
         let limit = shared.clock.sleep(entry.timeout);
         tokio::pin!(limit);
@@ -739,7 +740,7 @@ impl Dispatcher {
         crate::crash::point!("handler.after");
         let took = shared.clock.instant().saturating_duration_since(since);
         let ended = forced.unwrap_or_else(|| name_of(&outcome));
-        metrics::handled(&envelope.kind, &entry.name, ended, took, since_due());
+        running.ended(ended, took, since_due());
         if let Some(observer) = &shared.observer {
             observer.ran(&entry.name, event, envelope.id, &outcome);
         }

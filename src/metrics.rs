@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::metrics::{SharedString, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use ::metrics::{
+    Counter, Gauge, Histogram, SharedString, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    histogram,
+};
 
 use crate::backend::{Lane, LaneStats, Usage};
 use crate::event;
@@ -126,8 +129,8 @@ fn queue_label(lane: Lane) -> &'static str {
     }
 }
 
-pub(crate) fn signalled(kind: &str) {
-    counter!(SIGNALLED, "kind" => kind_label(kind)).increment(1);
+pub(crate) fn signalled(kind: &str, events: usize) {
+    counter!(SIGNALLED, "kind" => kind_label(kind)).increment(events as u64);
 }
 
 pub(crate) fn received(lane: Lane, messages: usize) {
@@ -139,30 +142,59 @@ pub(crate) fn batch(lane: Lane, action: &'static str, entries: usize) {
     histogram!(BATCH_ENTRIES, "queue" => queue_label(lane), "action" => action).record(entries as f64);
 }
 
+/// What is measured of each run of a handler with events of one kind: found once, used for every run.
+#[derive(Clone)]
+pub(crate) struct Meters {
+    kind: &'static str,
+    handler: SharedString,
+    running: Gauge,
+    lag: Histogram,
+    seconds: Histogram,
+    end_to_end: Histogram,
+    ok: Counter,
+}
+
+impl Meters {
+    pub(crate) fn new(kind: &str, handler: &Arc<str>) -> Self {
+        let (kind, handler) = (kind_label(kind), handler_label(handler));
+        Meters {
+            running: gauge!(RUNNING),
+            lag: histogram!(LAG_SECONDS, "kind" => kind, "handler" => handler.clone()),
+            seconds: histogram!(HANDLER_SECONDS, "kind" => kind, "handler" => handler.clone()),
+            end_to_end: histogram!(END_TO_END_SECONDS, "kind" => kind, "handler" => handler.clone()),
+            ok: counter!(HANDLED, "kind" => kind, "handler" => handler.clone(), "outcome" => "ok"),
+            kind,
+            handler,
+        }
+    }
+
+    /// Counts a run that begins so long after it was due; it runs until this is dropped.
+    pub(crate) fn begin(&self, lag: Duration) -> Running<'_> {
+        self.running.increment(1.0);
+        self.lag.record(lag);
+        Running(self)
+    }
+}
+
 /// A handler that runs, until it is dropped.
-pub(crate) struct Running(());
+pub(crate) struct Running<'a>(&'a Meters);
 
-impl Running {
-    /// Counts a run that begins so long after it was due.
-    pub(crate) fn begin(kind: &str, handler: &Arc<str>, lag: Duration) -> Self {
-        gauge!(RUNNING).increment(1.0);
-        histogram!(LAG_SECONDS, "kind" => kind_label(kind), "handler" => handler_label(handler)).record(lag);
-        Running(())
+impl Running<'_> {
+    pub(crate) fn ended(&self, outcome: &'static str, took: Duration, since_due: Duration) {
+        let Running(Meters { kind, handler, seconds, end_to_end, ok, .. }) = self;
+        seconds.record(took);
+        if outcome == "ok" {
+            ok.increment(1);
+            end_to_end.record(since_due);
+        } else {
+            counter!(HANDLED, "kind" => *kind, "handler" => handler.clone(), "outcome" => outcome).increment(1);
+        }
     }
 }
 
-impl Drop for Running {
+impl Drop for Running<'_> {
     fn drop(&mut self) {
-        gauge!(RUNNING).decrement(1.0);
-    }
-}
-
-pub(crate) fn handled(kind: &str, handler: &Arc<str>, outcome: &'static str, took: Duration, since_due: Duration) {
-    let (kind, handler) = (kind_label(kind), handler_label(handler));
-    counter!(HANDLED, "kind" => kind, "handler" => handler.clone(), "outcome" => outcome).increment(1);
-    histogram!(HANDLER_SECONDS, "kind" => kind, "handler" => handler.clone()).record(took);
-    if outcome == "ok" {
-        histogram!(END_TO_END_SECONDS, "kind" => kind, "handler" => handler).record(since_due);
+        self.0.running.decrement(1.0);
     }
 }
 

@@ -1,13 +1,15 @@
 //! Which handlers there are, and which of them an event is for: [`Registry`].
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Place;
 use crate::handler::{ErasedHandler, LinkedHandler, Registration, StateNeed, States, Wants};
+use crate::metrics::Meters;
 use crate::retry::Backoff;
 use crate::settings::Settings;
 use crate::sync::Semaphore;
@@ -28,6 +30,7 @@ pub(crate) struct Entry {
     pub(crate) run: Option<Arc<dyn ErasedHandler>>,
     /// States that it takes and nobody has given; it must not be run.
     pub(crate) missing: Vec<StateNeed>,
+    meters: OnceLock<Meters>,
     registration: Registration,
 }
 
@@ -36,6 +39,14 @@ impl Entry {
         match &self.wants {
             Wants::Kind(wanted) => *wanted == kind,
             Wants::All { except } => !except.contains(&kind),
+        }
+    }
+
+    /// What is measured of its runs with events of `kind`.
+    pub(crate) fn meters(&self, kind: &str) -> Cow<'_, Meters> {
+        match self.wants {
+            Wants::Kind(_) => Cow::Borrowed(self.meters.get_or_init(|| Meters::new(kind, &self.name))),
+            Wants::All { .. } => Cow::Owned(Meters::new(kind, &self.name)),
         }
     }
 
@@ -173,6 +184,7 @@ impl Registry {
                 .map(|limit| Arc::new(Semaphore::new(limit.clamp(1, Semaphore::MAX_PERMITS)))),
             run,
             missing,
+            meters: OnceLock::new(),
             registration,
         };
         self.refuse_duplicates(&entry)?;
@@ -302,6 +314,7 @@ impl Registry {
                     run: None,
                     limiter: None,
                     missing: Vec::new(),
+                    meters: OnceLock::new(),
                     registration: entry.registration.clone(),
                     name: Arc::clone(&entry.name),
                     wants: entry.wants.clone(),

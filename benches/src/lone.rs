@@ -13,6 +13,7 @@ use dawdle::{Dawdle, Outcome, State, handlers};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::task::JoinSet;
 
 use crate::endpoint::{self, Endpoint, as_somebody, queue_url};
 use crate::event::{Order, body};
@@ -28,6 +29,9 @@ pub(crate) const ROLE: &str = "lone-client";
 /// Long enough for a receive to be under way again.
 const REST: Duration = Duration::from_millis(5);
 
+/// Of the events whose lateness is measured.
+const LONGEST_DELAY: Duration = Duration::from_secs(4);
+
 /// What each took, in microseconds.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Took {
@@ -35,6 +39,8 @@ struct Took {
     bare_send: Vec<f64>,
     dispatch: Vec<f64>,
     bare_receive: Vec<f64>,
+    /// After an event was due until its handler begins.
+    late: Vec<f64>,
 }
 
 pub(crate) fn measure(options: &Options) -> Result<Part> {
@@ -54,9 +60,11 @@ pub(crate) fn measure(options: &Options) -> Result<Part> {
     };
     row("`signal`, beside `SendMessage`", &took.signal, &took.bare_send);
     row("sent until the handler begins, beside until `ReceiveMessage` returns", &took.dispatch, &took.bare_receive);
+    let (late, late_p50, late_p99) = (took.late.len(), at(&took.late, 0.5) / 1e3, at(&took.late, 0.99) / 1e3);
     let text = format!(
         "{times} of each, one after the other, the bare call by turns with Dawdle's; no added latency. A dispatch is timed \
-         from before the message is sent, by the same bare call for both.\n\n{}",
+         from before the message is sent, by the same bare call for both.\n\n{}\n{late} events with delays of a fraction of a second to \
+         four seconds: the handler begins {late_p50:.1} ms after the event is due (p50), {late_p99:.1} ms (p99).\n",
         table.text()
     );
     let added = json!({
@@ -104,10 +112,12 @@ async fn signal(ours: &str, bare: &str, times: usize, took: &mut Took) -> Result
 }
 
 type Moments = UnboundedSender<Instant>;
+type Lags = UnboundedSender<Duration>;
 
 #[dawdle::handler]
-async fn note(_: &Order, moments: State<Moments>) -> Outcome {
+async fn note(_: &Order, cx: &dawdle::Context, moments: State<Moments>, lags: State<Lags>) -> Outcome {
     moments.send(Instant::now())?;
+    lags.send(cx.lag())?;
     Ok(())
 }
 
@@ -115,7 +125,8 @@ async fn dispatch(ours: &str, bare: &str, times: usize, took: &mut Took) -> Resu
     let (moments, mut begun) = mpsc::unbounded_channel();
     let backend = SqsBackend::connect(endpoint::options(ours)).await?;
     let builder = Dawdle::builder().backend(backend).discover(false).handlers(handlers![note]);
-    let dawdle = builder.state::<Moments>(moments).start().await?;
+    let (lags, mut late) = mpsc::unbounded_channel();
+    let dawdle = builder.state::<Moments>(moments).state::<Lags>(lags).start().await?;
     let (moments, mut received) = mpsc::unbounded_channel();
     let receiving = tokio::spawn(receive(lean_client(bare), queue_url(bare), moments));
     let (to_ours, to_bare) = (Bare::new(ours)?, Bare::new(bare)?);
@@ -124,6 +135,14 @@ async fn dispatch(ours: &str, bare: &str, times: usize, took: &mut Took) -> Resu
         took.bare_receive.push(to_bare.until(&mut received).await?);
     }
     receiving.abort();
+    // What came before was due at once.
+    while late.try_recv().is_ok() {}
+    let delays = (1..=times as u32).map(|n| LONGEST_DELAY * n / times as u32);
+    let signals: JoinSet<_> = delays.map(|delay| dawdle.signal(Order::new()).delay(delay).into_future()).collect();
+    signals.join_all().await.into_iter().collect::<Result<Vec<_>, _>>()?;
+    for _ in 0..times {
+        took.late.push(micros(late.recv().await.context("no handler any more")?));
+    }
     dawdle.shutdown().await;
     Ok(())
 }
