@@ -4,6 +4,7 @@ use std::io::{IsTerminal as _, Write as _};
 
 use crate::out::clean;
 use crate::problem::{Problem, Result};
+use crate::stop;
 
 /// Refuses, where nobody can be asked and the answer was not given beforehand.
 pub(crate) fn can_ask(yes: bool, what: &str) -> Result {
@@ -14,17 +15,26 @@ pub(crate) fn can_ask(yes: bool, what: &str) -> Result {
 }
 
 /// Asks, where the answer was not given beforehand; fails unless it is yes.
-pub(crate) fn first(yes: bool, question: &str) -> Result {
+pub(crate) async fn first(yes: bool, question: &str) -> Result {
     if yes {
         return Ok(());
     }
     anstream::eprint!("{} [y/N] ", clean(question));
     let _ = anstream::stderr().flush();
-    let mut answer = String::new();
-    let read = std::io::stdin().read_line(&mut answer);
-    match read.map(|_| answer.trim().to_ascii_lowercase()) {
-        Ok(answer) if answer == "y" || answer == "yes" => Ok(()),
-        Ok(_) => Err(Problem::failed("not done: the answer was not yes")),
-        Err(error) => Err(Problem::failed(format!("not done: the answer cannot be read: {error}"))),
+    let (sender, answer) = tokio::sync::oneshot::channel();
+    // On a thread that nobody waits for: a Ctrl-C ends the question, not the read.
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        let read = std::io::stdin().read_line(&mut line);
+        let _ = sender.send(read.map(|_| line));
+    });
+    let answer = tokio::select! {
+        answer = answer => answer,
+        () = stop::asked() => return Err(Problem::failed("not done: told to stop")),
+    };
+    match answer {
+        Ok(Ok(line)) if ["y", "yes"].contains(&line.trim().to_ascii_lowercase().as_str()) => Ok(()),
+        Ok(Err(error)) => Err(Problem::failed(format!("not done: the answer cannot be read: {error}"))),
+        _ => Err(Problem::failed("not done: the answer was not yes")),
     }
 }

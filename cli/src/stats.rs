@@ -89,13 +89,14 @@ fn show(out: Out, stats: &Stats) -> Result {
 }
 
 async fn watch(queues: &Queues, out: Out, every: Duration) -> Result {
+    // Before the screen is another: it is the terminal's again however this ends.
+    let mut stop = std::pin::pin!(stop::asked());
     let redraws = !out.is_json() && std::io::stdout().is_terminal();
     let screen = if redraws { Some(Screen::enter(out)?) } else { None };
     let mut history: Vec<VecDeque<u64>> = Vec::new();
     let mut last: Option<(Instant, Vec<u64>)> = None;
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut stop = std::pin::pin!(stop::asked());
     loop {
         tokio::select! {
             _ = ticks.tick() => {}

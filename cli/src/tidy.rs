@@ -24,7 +24,7 @@ pub(crate) async fn reset(args: ResetArgs, log: Option<&Path>, out: Out) -> Resu
     let config = config()?;
     let (path, queue) = open(&config, "reset").await?;
     let audit = Audit::open(log, &config)?;
-    ask::first(args.yes, &format!("Delete all messages of {}, also those being handled?", path.display()))?;
+    ask::first(args.yes, &format!("Delete all messages of {}, also those being handled?", path.display())).await?;
     let change = audit.begin("reset", json!({ "file": path.display().to_string() }))?;
     let deleted = change.close(queue.clear().await.map_err(Problem::from), |deleted| *deleted)?;
     match out.is_json() {

@@ -155,7 +155,7 @@ async fn purge_as_asked(queues: &Queues, dawdle: &Dawdle, wanted: Wanted, yes: b
         if count == 0 {
             return Ok(Swept::default());
         }
-        ask::first(yes, &format!("Delete {count} dead letters of {} for good?", queues.backend.describe()))?;
+        ask::first(yes, &format!("Delete {count} dead letters of {} for good?", queues.backend.describe())).await?;
     }
     let change = audit.begin("purge", wanted.described())?;
     let act = |letter: DeadLetter| {

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::list::{none_there, pretty};
 use super::select::Wanted;
+use super::sweep::for_each;
 use crate::audit::Audit;
 use crate::out::Out;
 use crate::problem::{Problem, Result};
@@ -42,6 +43,10 @@ pub(crate) async fn run(args: Args, log: Option<&Path>, out: Out) -> Result {
 }
 
 async fn edit(queues: &Queues, dawdle: &Dawdle, args: Args, audit: &Audit) -> Result<DeadLetter> {
+    let given = match args.data.as_deref() {
+        Some("-") => Some(stdin()?),
+        data => data.map(str::to_owned),
+    };
     let letter = find(queues, dawdle, &args).await?;
     let Some(old) = letter.envelope.data().filter(|_| letter.raw().is_none()) else {
         return Err(Problem::failed(format!(
@@ -49,9 +54,8 @@ async fn edit(queues: &Queues, dawdle: &Dawdle, args: Args, audit: &Audit) -> Re
             letter.id
         )));
     };
-    let new = match args.data.as_deref() {
-        Some("-") => stdin()?,
-        Some(data) => data.to_owned(),
+    let new = match given {
+        Some(data) => data,
         None => in_editor(&pretty(old))?,
     };
     if same(old, &new) {
@@ -86,15 +90,12 @@ async fn edit(queues: &Queues, dawdle: &Dawdle, args: Args, audit: &Audit) -> Re
 async fn find(queues: &Queues, dawdle: &Dawdle, args: &Args) -> Result<DeadLetter> {
     let id = args.id.parse().map_err(|error| Problem::usage(format!("`{}`: {error}", args.id)))?;
     let wanted = Wanted::one(id, args.handler.clone());
-    let letters = dawdle.dead_letters();
-    let mut scan = letters.scan(wanted.filter());
     let mut found: Vec<DeadLetter> = Vec::new();
-    while let Some(letter) = scan.next().await {
-        let letter = letter?;
-        if wanted.takes(&letter) {
-            found.push(letter);
-        }
-    }
+    for_each(&dawdle.dead_letters(), &wanted, |letter| {
+        found.push(letter);
+        Ok(())
+    })
+    .await?;
     let handlers: Vec<&str> = found.iter().filter_map(|letter| letter.handler.as_deref()).collect();
     if found.len() > 1 {
         return Err(Problem::usage(format!(

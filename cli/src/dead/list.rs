@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::select::{Filters, Wanted, fingerprint_of};
+use super::sweep::for_each;
 use crate::out::{Out, clean, first_line};
 use crate::problem::{Problem, Result};
 use crate::queue::Queues;
@@ -127,7 +128,7 @@ pub(crate) async fn list(args: ListArgs, out: Out) -> Result {
 
 async fn list_each(dawdle: &Dawdle, wanted: &Wanted, out: Out) -> Result<u64> {
     let mut rows = Vec::new();
-    let count = for_each(dawdle, wanted, |letter| {
+    let count = for_each(&dawdle.dead_letters(), wanted, |letter| {
         if out.is_json() {
             return out.value(&Line::of(&letter));
         }
@@ -151,7 +152,7 @@ async fn list_each(dawdle: &Dawdle, wanted: &Wanted, out: Out) -> Result<u64> {
 
 async fn list_groups(dawdle: &Dawdle, wanted: &Wanted, out: Out) -> Result<u64> {
     let mut groups: BTreeMap<(String, Option<String>, String), Group> = BTreeMap::new();
-    let letters = for_each(dawdle, wanted, |letter| {
+    let letters = for_each(&dawdle.dead_letters(), wanted, |letter| {
         let key = (letter.kind.clone(), letter.handler.clone(), fingerprint_of(&letter));
         groups.entry(key).and_modify(|group| group.add(&letter)).or_insert_with_key(|(kind, handler, fingerprint)| {
             let mut group = Group {
@@ -217,7 +218,7 @@ pub(crate) async fn show(args: ShowArgs, out: Out) -> Result {
     let dawdle = queues.dawdle().await?;
     let shown = match Wanted::new(&[args.id], Filters::default()) {
         Ok(wanted) => {
-            for_each(&dawdle, &wanted, |letter| match &args.handler {
+            for_each(&dawdle.dead_letters(), &wanted, |letter| match &args.handler {
                 Some(handler) if letter.handler.as_ref() != Some(handler) => Ok(()),
                 _ => show_one(&letter, out),
             })
@@ -282,23 +283,6 @@ fn show_one(letter: &DeadLetter, out: Out) -> Result {
 pub(crate) fn pretty(json: &str) -> String {
     let value: serde_json::Result<serde_json::Value> = serde_json::from_str(json);
     value.and_then(|value| serde_json::to_string_pretty(&value)).unwrap_or_else(|_| json.to_owned())
-}
-
-/// Shows the wanted letters to `act`; says how many there were.
-async fn for_each(dawdle: &Dawdle, wanted: &Wanted, mut act: impl FnMut(DeadLetter) -> Result) -> Result<u64> {
-    let letters = dawdle.dead_letters();
-    let mut scan = letters.scan(wanted.filter());
-    let mut count = 0;
-    while count < wanted.limit()
-        && let Some(letter) = scan.next().await
-    {
-        let letter = letter?;
-        if wanted.takes(&letter) {
-            count += 1;
-            act(letter)?;
-        }
-    }
-    Ok(count)
 }
 
 /// Why there is nothing, as far as can be told. Asked once nothing is held by this process.

@@ -113,7 +113,7 @@ impl Wanted {
         if !self.ids.is_empty() {
             which.insert("ids".to_owned(), json!(self.ids.iter().map(EventId::as_str).collect::<Vec<_>>()));
         }
-        if which.is_empty() {
+        if self.ids.is_empty() && self.filters.are_none() {
             which.insert("all".to_owned(), json!(true));
         }
         Value::Object(which)

@@ -8,7 +8,7 @@ use dawdle::{DeadLetter, DeadLetters, ErrorKind};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::select::Wanted;
-use crate::problem::Result;
+use crate::problem::{Problem, Result};
 use crate::stop;
 
 /// How many are worked on side by side, where there is no rate.
@@ -115,23 +115,44 @@ pub(crate) async fn sweep<F: Future<Output = dawdle::Result<()>>>(
             }
             progress(&swept);
         }
-        let moves = swept.done > done_before;
-        if !lapsed || !moves || swept.error.is_some() || swept.matched >= wanted.limit() {
+        if lapsed && swept.done == done_before {
+            let why = "dead letters were no longer held when their turn came: somebody else has them";
+            swept.error.get_or_insert(why.to_owned());
+        }
+        if !lapsed || swept.error.is_some() || swept.matched >= wanted.limit() {
             return Ok(swept);
         }
     }
 }
 
-/// Counts the wanted letters, and leaves them where they are.
-pub(crate) async fn count(letters: &DeadLetters, wanted: &Wanted) -> Result<u64> {
+/// Shows the wanted letters to `act`, and leaves them where they are; says how many there were. Broken
+/// off when the program is asked to end: what it holds can then be given back.
+pub(crate) async fn for_each(
+    letters: &DeadLetters,
+    wanted: &Wanted,
+    mut act: impl FnMut(DeadLetter) -> Result,
+) -> Result<u64> {
+    let mut stop = std::pin::pin!(stop::asked());
     let mut scan = letters.scan(wanted.filter());
     let mut count = 0;
-    while count < wanted.limit()
-        && let Some(letter) = scan.next().await
-    {
-        count += u64::from(wanted.takes(&letter?));
+    while count < wanted.limit() {
+        let next = tokio::select! {
+            next = scan.next() => next,
+            () = &mut stop => return Err(Problem::failed("told to stop; nothing was changed")),
+        };
+        let Some(letter) = next else { break };
+        let letter = letter?;
+        if wanted.takes(&letter) {
+            count += 1;
+            act(letter)?;
+        }
     }
     Ok(count)
+}
+
+/// Counts the wanted letters, and leaves them where they are.
+pub(crate) async fn count(letters: &DeadLetters, wanted: &Wanted) -> Result<u64> {
+    for_each(letters, wanted, |_| Ok(())).await
 }
 
 /// What tells a letter from others: its event and handler; the body of what is no event, which has
