@@ -15,6 +15,7 @@ mod dead;
 mod doctor;
 mod fingerprint;
 mod init;
+mod json;
 mod out;
 mod peek;
 mod policy;

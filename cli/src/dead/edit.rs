@@ -7,10 +7,11 @@ use std::process::Command;
 use dawdle::{Dawdle, DeadLetter};
 use serde_json::json;
 
-use super::list::{none_there, pretty};
+use super::list::none_there;
 use super::select::Wanted;
 use super::sweep::for_each;
 use crate::audit::Audit;
+use crate::json::{compact, pretty};
 use crate::out::Out;
 use crate::problem::{Problem, Result};
 use crate::queue::Queues;
@@ -58,7 +59,7 @@ async fn edit(queues: &Queues, dawdle: &Dawdle, args: Args, audit: &Audit) -> Re
         Some(data) => data,
         None => in_editor(&pretty(old))?,
     };
-    if same(old, &new) {
+    if compact(old) == compact(&new) {
         return Err(Problem::failed(format!(
             "the data of {} was not changed, so nothing was done: `dawdle dead replay {}` replays it as it is",
             letter.id, letter.id
@@ -132,11 +133,6 @@ fn in_editor(text: &str) -> Result<String> {
         Ok(status) => Err(Problem::failed(format!("the editor ended with {status}, so nothing was done"))),
         Err(error) => Err(Problem::failed(format!("the editor `{editor}` cannot be started: {error}"))),
     }
-}
-
-fn same(old: &str, new: &str) -> bool {
-    let value = |text| serde_json::from_str::<serde_json::Value>(text).ok();
-    value(old).is_some_and(|old| value(new) == Some(old))
 }
 
 /// Nothing was done, and what somebody has written is kept.

@@ -13,7 +13,7 @@ use super::sweep::for_each;
 use crate::out::{Out, clean, first_line};
 use crate::problem::{Problem, Result};
 use crate::queue::Queues;
-use crate::when;
+use crate::{json, when};
 
 /// How much of an error a table shows.
 const ERROR_WIDTH: usize = 60;
@@ -145,7 +145,7 @@ async fn list_each(dawdle: &Dawdle, wanted: &Wanted, out: Out) -> Result<u64> {
     })
     .await?;
     if !rows.is_empty() {
-        out.table(&["ID", "KIND", "HANDLER", "REASON", "ERROR", "DIED", "SAYS"], rows)?;
+        out.table(&["ID", "KIND", "HANDLER", "REASON", "FINGERPRINT", "DIED", "ERROR"], rows)?;
     }
     Ok(count)
 }
@@ -194,7 +194,7 @@ async fn list_groups(dawdle: &Dawdle, wanted: &Wanted, out: Out) -> Result<u64> 
         ]
     };
     if letters > 0 {
-        let headings = [">COUNT", "KIND", "HANDLER", "ERROR", "FIRST", "LAST", "VERSIONS", "SAYS"];
+        let headings = [">COUNT", "KIND", "HANDLER", "FINGERPRINT", "FIRST", "LAST", "VERSIONS", "ERROR"];
         out.table(&headings, groups.into_iter().map(row).collect())?;
     }
     Ok(letters)
@@ -273,16 +273,10 @@ fn show_one(letter: &DeadLetter, out: Out) -> Result {
     }
     match (raw, data) {
         (Some(raw), _) => out.line(format_args!("{bold}body{bold:#}\n{}", clean(raw)))?,
-        (None, Some(data)) => out.line(format_args!("{bold}data{bold:#}\n{}", clean(&pretty(data))))?,
+        (None, Some(data)) => out.line(format_args!("{bold}data{bold:#}\n{}", clean(&json::pretty(data))))?,
         (None, None) => out.line(format_args!("{bold}data{bold:#}        none, or not JSON"))?,
     }
     out.line("")
-}
-
-/// JSON over several lines, the keys in their order; the text as it is, where that cannot be.
-pub(crate) fn pretty(json: &str) -> String {
-    let value: serde_json::Result<serde_json::Value> = serde_json::from_str(json);
-    value.and_then(|value| serde_json::to_string_pretty(&value)).unwrap_or_else(|_| json.to_owned())
 }
 
 /// Why there is nothing, as far as can be told. Asked once nothing is held by this process.
