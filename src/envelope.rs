@@ -217,6 +217,17 @@ impl Envelope {
     /// The same with other data: `json`, to the letter. Its key stays, also one that its type had made
     /// of the data.
     ///
+    /// ```
+    /// # fn main() -> dawdle::Result<()> {
+    /// let envelope = dawdle::Envelope::of_kind("trial.ending", r#"{"account":7}"#)?;
+    /// let mended = envelope.clone().with_data(r#"{"account":8}"#)?.with_handler("remind")?.with_group("tenant-7")?;
+    /// assert_eq!((mended.id(), mended.data()), (envelope.id(), Some(r#"{"account":8}"#)));
+    /// assert_eq!((mended.handler(), mended.group()), (Some("remind"), Some("tenant-7")));
+    /// assert!(envelope.with_data("{").is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`ErrorKind::Codec`] when `json` is not JSON, saying where it breaks off.
     pub fn with_data(mut self, json: &str) -> Result<Self> {
