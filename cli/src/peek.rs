@@ -6,13 +6,14 @@ use std::time::Duration;
 use clap::ValueEnum;
 use dawdle::Envelope;
 use dawdle::backend::{Delivery, Lane, Settle, Settlement};
+use futures_util::FutureExt as _;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::out::{Out, first_line};
 use crate::problem::{Problem, Result, complain};
 use crate::queue::{Queues, name};
-use crate::when;
+use crate::{stop, when};
 
 /// For how long what is looked at is hidden, should this process die before it gives it back.
 const HOLD: Duration = Duration::from_secs(30);
@@ -88,9 +89,11 @@ pub(crate) async fn run(args: Args, out: Out) -> Result {
 
 /// Takes what there is, up to so many, each once.
 async fn look(queues: &Queues, lane: Lane, limit: usize) -> Result<Vec<Delivery>> {
+    let mut stop = std::pin::pin!(stop::asked());
     let (mut looked, mut known) = (Vec::new(), HashSet::new());
     while looked.len() < limit {
         let max = (limit - looked.len()).min(queues.backend.limits().max_batch_entries);
+        // Not broken off in the middle: that would hide what it finds.
         let found = match queues.backend.browse(lane, max, HOLD).await {
             Ok(found) => found,
             Err(error) => {
@@ -100,7 +103,7 @@ async fn look(queues: &Queues, lane: Lane, limit: usize) -> Result<Vec<Delivery>
         };
         let before = looked.len();
         looked.extend(found.into_iter().filter(|delivery| known.insert(delivery.message_id.clone())));
-        if looked.len() == before {
+        if looked.len() == before || stop.as_mut().now_or_never().is_some() {
             break;
         }
     }

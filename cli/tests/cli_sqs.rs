@@ -137,6 +137,29 @@ fn stats_counts_the_three_queues() {
 }
 
 #[test]
+fn queues_that_are_not_configured_are_not_counted() {
+    let endpoint = endpoint(Options::default());
+    place(&endpoint.url()).json(&["init"]);
+    let url = url(&endpoint, "orders");
+    let place = Place::with(&[
+        ("DAWDLE_SQS_QUEUE_URL", &url),
+        ("DAWDLE_SQS_ENDPOINT_URL", &endpoint.url()),
+        ("DAWDLE_SQS_REGION", "us-east-1"),
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+    ]);
+    let stats = &place.json(&["stats"])[0];
+    assert_eq!(stats["queues"].as_array().map(Vec::len), Some(1), "{stats}");
+    let (code, states) = states(&place);
+    assert_eq!((code, &states["sender"], &states["listener"]), (Some(3), &json!("ok"), &json!("wrong")));
+    assert_eq!(states["operator"], "note");
+    let listed = place.run(&["dead", "list"]);
+    assert!(listed.code == Some(1) && listed.err.contains("dead-letter queue"), "{listed:?}");
+    let made = place.run(&["init"]);
+    assert!(made.code == Some(1) && made.err.contains("DAWDLE_SQS_QUEUE"), "{made:?}");
+}
+
+#[test]
 fn dead_letters_are_listed_replayed_and_purged_and_a_look_hides_none_for_long() {
     let endpoint = endpoint(Options::default());
     let place = place(&endpoint.url());

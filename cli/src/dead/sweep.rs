@@ -5,6 +5,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::{Duration, SystemTime};
 
 use dawdle::{DeadLetter, DeadLetters, ErrorKind};
+use futures_util::FutureExt as _;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::select::Wanted;
@@ -60,14 +61,13 @@ pub(crate) async fn sweep<F: Future<Output = dawdle::Result<()>>>(
                     more = false;
                     break;
                 }
-                let next = tokio::select! {
-                    next = scan.next() => next,
-                    () = &mut stop => {
-                        swept.interrupted = true;
-                        return Ok(swept);
-                    }
-                };
-                match next {
+                // Between two looks: one that is broken off would hide what it finds.
+                if stop.as_mut().now_or_never().is_some() {
+                    swept.matched -= chunk.len() as u64;
+                    swept.interrupted = true;
+                    return Ok(swept);
+                }
+                match scan.next().await {
                     Some(Ok(letter)) if wanted.takes(&letter) => {
                         let mark = mark(&letter);
                         if seen.insert(mark) || letter.died_at < begun {
@@ -136,11 +136,10 @@ pub(crate) async fn for_each(
     let mut scan = letters.scan(wanted.filter());
     let mut count = 0;
     while count < wanted.limit() {
-        let next = tokio::select! {
-            next = scan.next() => next,
-            () = &mut stop => return Err(Problem::failed("told to stop; nothing was changed")),
-        };
-        let Some(letter) = next else { break };
+        let Some(letter) = scan.next().await else { break };
+        if stop.as_mut().now_or_never().is_some() {
+            return Err(Problem::failed("told to stop; nothing was changed"));
+        }
         let letter = letter?;
         if wanted.takes(&letter) {
             count += 1;
