@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::audit::Audit;
 use crate::out::Out;
 use crate::problem::{Problem, Result};
-use crate::queue::{self, Queues};
+use crate::queue::Queues;
 use crate::when;
 
 #[derive(Debug, clap::Args)]
@@ -39,7 +39,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args, log: Option<&Path>, out: Out) -> Result {
     let mut envelope = envelope(&args)?;
-    let queues = Queues::open_or_create(queue::config()?).await?;
+    let queues = Queues::open().await?;
     let audit = Audit::open(log, &queues.config)?;
     let due = match (args.delay, args.at) {
         (Some(delay), _) => Some(

@@ -52,6 +52,7 @@ async fn a_watch_looks_again_until_it_is_told_to_stop() {
 #[tokio::test]
 async fn a_signal_of_an_unknown_kind_is_on_the_queue_as_it_was_asked_for() {
     let place = Place::local();
+    place.json(&["init"]);
     let plain = place.run(&["signal", "trial.ending", r#"{"account": 7}"#]);
     assert_eq!(plain.code, Some(0), "{plain:?}");
     let queue = place.queue().await;
@@ -91,6 +92,7 @@ async fn a_signal_of_an_unknown_kind_is_on_the_queue_as_it_was_asked_for() {
 #[test]
 fn a_signal_that_cannot_be_is_refused_and_nothing_is_sent() {
     let place = Place::local();
+    place.json(&["init"]);
     for (args, complaint) in [
         (&["signal", "x", "{"][..], "line 1"),
         (&["signal", "", "{}"], "256"),
@@ -108,12 +110,14 @@ fn a_signal_that_cannot_be_is_refused_and_nothing_is_sent() {
     let bad = place.run(&["signal", "x", r#"{"card": 4242 4242}"#]);
     assert!(!bad.err.contains("4242"), "an error quotes no payload: {bad:?}");
     assert_eq!(place.audit().len(), 0);
+    assert_eq!(place.json(&["stats"])[0]["queues"][0]["visible"], 0);
 }
 
 #[test]
 fn data_may_come_by_standard_input() {
     use std::io::Write as _;
     let place = Place::local();
+    place.json(&["init"]);
     let mut command = place.command(&["signal", "x", "-", "--json"]);
     let mut child = command.stdin(std::process::Stdio::piped()).spawn().expect("the program");
     child.stdin.take().expect("input").write_all(b"{\"a\": 1}\n").expect("written");
@@ -139,9 +143,9 @@ async fn a_peek_shows_the_events_of_a_pack_and_what_is_none() {
 }
 
 #[test]
-fn looking_creates_no_queue() {
+fn only_init_creates_a_queue() {
     let place = Place::local();
-    for args in [&["stats"][..], &["dead", "list"], &["dead", "replay", "--all"], &["peek"]] {
+    for args in [&["stats"][..], &["dead", "list"], &["dead", "replay", "--all"], &["peek"], &["signal", "x", "{}"]] {
         let said = place.run(args);
         assert_eq!(said.code, Some(1), "{args:?}: {said:?}");
         assert!(said.err.contains("DAWDLE_LOCAL_PATH") && said.err.contains("dawdle init"), "{said:?}");
