@@ -304,6 +304,47 @@ impl fmt::Debug for Builder {
     }
 }
 
+impl Config {
+    /// Which backend a process of this configuration uses.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) where settings contradict each other, and on a
+    /// managed platform where no SQS queue is configured.
+    ///
+    /// ```
+    /// use dawdle::{BackendKind, Config};
+    ///
+    /// let config = Config { sqs_queue: Some("orders".to_owned()), ..Config::default() };
+    /// assert_eq!(config.chosen_backend()?, BackendKind::Sqs);
+    /// # Ok::<(), dawdle::Error>(())
+    /// ```
+    pub fn chosen_backend(&self) -> Result<BackendKind> {
+        self.backend_kind(platform())
+    }
+
+    /// Opens the backend that this configuration chooses, for what needs no handlers: to count a queue,
+    /// to look at it, to check it. Tried once. It may be given to a [`Builder`], and shared with it.
+    ///
+    /// # Errors
+    /// As [`chosen_backend`](Config::chosen_backend), and what the backend answers when it is opened.
+    ///
+    /// ```
+    /// use dawdle::backend::{Backend, Lane};
+    /// use dawdle::{BackendKind, Config};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> dawdle::Result<()> {
+    /// let config = Config { backend: Some(BackendKind::Memory), ..Config::default() };
+    /// let backend = config.open_backend().await?;
+    /// assert_eq!(backend.inspect(Lane::Message).await?.total(), 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn open_backend(&self) -> Result<Arc<dyn Backend>> {
+        connect(&Clock::system(), self).await
+    }
+}
+
 /// Tries until it works, fails for good, or the deadline comes.
 pub(crate) async fn until<T, F: Future<Output = Result<T>>>(
     clock: &Clock,

@@ -245,6 +245,8 @@ config! {
     local_max_messages: usize,
     /// The largest message that the local file takes, in bytes. Default: 1 MiB.
     local_max_message_bytes: usize,
+    /// Where the command line notes what it changes. Default: `.dawdle/audit.jsonl`.
+    audit_log: PathBuf,
     /// The SQS queues' name: NAME, NAME-delay and NAME-dead.
     sqs_queue: String,
     /// The SQS message queue by URL.

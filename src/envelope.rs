@@ -13,8 +13,15 @@ use crate::redact::Shown;
 /// The kind of a dead letter that wraps a body which is no event.
 pub(crate) const UNDECODABLE: &str = "dawdle.undecodable";
 
+/// The longest kind that [`Envelope::of_kind`] takes, in bytes.
+const MAX_KIND: usize = 256;
+
 /// The longest dedup key, in bytes.
 pub(crate) const MAX_KEY: usize = 1024;
+
+/// The longest fair-queue group, in bytes:
+/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html>
+const MAX_GROUP: usize = 128;
 
 /// The CloudEvents source of an envelope that was given none.
 pub(crate) const DEFAULT_SOURCE: &str = "dawdle";
@@ -117,6 +124,27 @@ impl Envelope {
         Ok(envelope)
     }
 
+    /// An event of a kind that is not linked in, signalled now with a new id, due at once: its data is
+    /// `json`, to the letter.
+    ///
+    /// ```
+    /// let envelope = dawdle::Envelope::of_kind("trial.ending", r#"{ "account": 7 }"#)?;
+    /// assert_eq!((envelope.kind(), envelope.data()), ("trial.ending", Some(r#"{ "account": 7 }"#)));
+    /// # Ok::<(), dawdle::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::Codec`] when `json` is not JSON; [`ErrorKind::Invalid`] when the kind is empty or
+    /// longer than 256 bytes.
+    pub fn of_kind(kind: &str, json: &str) -> Result<Self> {
+        if !(1..=MAX_KIND).contains(&kind.len()) {
+            let actual = kind.len();
+            let text = format!("an event's kind has 1 to {MAX_KIND} bytes, this one has {actual}");
+            return Err(Error::new(ErrorKind::Invalid, text));
+        }
+        Envelope::bare(EventId::new(), DEFAULT_SOURCE, kind, Clock::system().now()).with_data(json)
+    }
+
     pub(crate) fn of<E: TypedEvent>(event: &E, source: &str, time: SystemTime) -> Result<Self> {
         let mut envelope = Envelope::bare(EventId::new(), source, E::KIND, time);
         envelope.data = Data::Json(event::encode(event)?);
@@ -159,6 +187,68 @@ impl Envelope {
     pub fn with_due_at(mut self, due: SystemTime) -> Self {
         self.due = Some(whole_milliseconds(due));
         self
+    }
+
+    /// The same with other data: `json`, to the letter. Its key stays, also one that its type had made
+    /// of the data.
+    ///
+    /// ```
+    /// # fn main() -> dawdle::Result<()> {
+    /// let envelope = dawdle::Envelope::of_kind("trial.ending", r#"{"account":7}"#)?;
+    /// let mended = envelope.clone().with_data(r#"{"account":8}"#)?.with_handler("remind")?.with_group("tenant-7")?;
+    /// assert_eq!((mended.id(), mended.data()), (envelope.id(), Some(r#"{"account":8}"#)));
+    /// assert_eq!((mended.handler(), mended.group()), (Some("remind"), Some("tenant-7")));
+    /// assert!(envelope.with_data("{").is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::Codec`] when `json` is not JSON, saying where it breaks off.
+    pub fn with_data(mut self, json: &str) -> Result<Self> {
+        let data = serde_json::from_str::<Box<RawValue>>(json).map_err(|error| {
+            let (line, column) = (error.line(), error.column());
+            Error::new(ErrorKind::Codec, format!("the data is not JSON: it breaks off at line {line}, column {column}"))
+        })?;
+        self.data = Data::Json(data);
+        self.content_type = Some("application/json".into());
+        Ok(self)
+    }
+
+    /// The same for the one handler of this name.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] when the name is empty.
+    pub fn with_handler(mut self, name: &str) -> Result<Self> {
+        if name.is_empty() {
+            return Err(Error::new(ErrorKind::Invalid, "a handler's name has at least 1 byte, this one has none"));
+        }
+        self.handler = Some(name.to_owned());
+        Ok(self)
+    }
+
+    /// The same for a tenant; see [`Signal::group`](crate::Signal::group).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] when SQS would not take it.
+    pub fn with_group(mut self, group: &str) -> Result<Self> {
+        self.set_group(group)?;
+        Ok(self)
+    }
+
+    pub(crate) fn set_group(&mut self, group: &str) -> Result<()> {
+        if !is_group(group) {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!(
+                    "group `{}` has {} bytes: SQS takes 1 to {MAX_GROUP} letters, digits and punctuation of ASCII",
+                    Shown(group),
+                    group.len()
+                ),
+            ));
+        }
+        self.group = Some(group.to_owned());
+        Ok(())
     }
 
     /// The same with an attribute of the application's.
@@ -318,6 +408,11 @@ impl Envelope {
     pub(crate) fn is_expired(&self, now: SystemTime) -> bool {
         self.expires.is_some_and(|expires| now > expires)
     }
+}
+
+/// Whether SQS takes `text` as a message group.
+pub(crate) fn is_group(text: &str) -> bool {
+    (1..=MAX_GROUP).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// `time` as the wire keeps it: rounded up, so that nothing becomes due early.

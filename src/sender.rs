@@ -11,7 +11,7 @@ use crate::backend::{Backend, BoxFuture, Lane, Limits, Outgoing};
 use crate::batch::{Batcher, Pace, Work};
 use crate::clock::Clock;
 use crate::delay;
-use crate::envelope::Envelope;
+use crate::envelope::{Envelope, is_group};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event;
 use crate::pack::{Bounds, Load, PackKey};
@@ -28,10 +28,6 @@ pub(crate) const RESERVE: usize = 16 * 1024;
 
 /// How long the next batch gathers while requests are in the air.
 const GATHER: Duration = Duration::from_millis(50);
-
-/// The longest fair-queue group, in bytes:
-/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html>
-pub(crate) const MAX_GROUP: usize = 128;
 
 /// A message on its way to a lane.
 #[derive(Clone, Debug)]
@@ -318,11 +314,6 @@ impl Sender {
             lane.flush().await;
         }
     }
-}
-
-/// Whether SQS takes `text` as a message group.
-pub(crate) fn is_group(text: &str) -> bool {
-    (1..=MAX_GROUP).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 fn no_answer(lane: Lane, why: &str) -> Error {

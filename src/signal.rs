@@ -10,8 +10,7 @@ use crate::dawdle::Dawdle;
 use crate::envelope::{Envelope, whole_milliseconds};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EventId, TypedEvent};
-use crate::redact::Shown;
-use crate::sender::{MAX_GROUP, Parcel, WhenFull, is_group};
+use crate::sender::{Parcel, WhenFull};
 
 /// An event about to be signalled. Sent when it is awaited, which yields its [`EventId`].
 ///
@@ -118,20 +117,7 @@ impl Signal {
     /// AWS charges extra for it. Other backends carry it along.
     pub fn group(self, group: impl Into<String>) -> Self {
         let group = group.into();
-        self.with(|signal| {
-            if !is_group(&group) {
-                return Err(Error::new(
-                    ErrorKind::Invalid,
-                    format!(
-                        "group `{}` has {} bytes: SQS takes 1 to {MAX_GROUP} letters, digits and punctuation of ASCII",
-                        Shown(&group),
-                        group.len()
-                    ),
-                ));
-            }
-            signal.envelope.group = Some(group);
-            Ok(())
-        })
+        self.with(|signal| signal.envelope.set_group(&group))
     }
 
     /// An attribute that travels with the event, also through retries, dead letters and replays;

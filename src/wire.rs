@@ -232,6 +232,32 @@ fn timestamp<E: serde::ser::Error>(time: SystemTime) -> Result<String, E> {
     OffsetDateTime::from(time).format(&Rfc3339).map_err(E::custom)
 }
 
+impl Envelope {
+    /// The events in the body of a message, whatever their kinds: one, or those of a pack. What has no
+    /// time of its own gets `enqueued`.
+    ///
+    /// ```
+    /// use std::time::SystemTime;
+    ///
+    /// use dawdle::Envelope;
+    ///
+    /// let body = serde_json::to_string(&Envelope::of_kind("trial.ending", "{}")?).unwrap();
+    /// assert_eq!(Envelope::read_all(&body, SystemTime::now())?[0].kind(), "trial.ending");
+    /// # Ok::<(), dawdle::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::Codec`] for a body that is no event, and for a pack that has a part which is none.
+    pub fn read_all(body: &str, enqueued: SystemTime) -> Result<Vec<Self>> {
+        let no_event = |why: String| Error::new(ErrorKind::Codec, why);
+        match read(body, enqueued) {
+            Body::One(envelope) => Ok(vec![*envelope]),
+            Body::Pack(parts) => parts.into_iter().map(|part| part.map_err(|part| no_event(part.why))).collect(),
+            Body::Unreadable(why) => Err(no_event(why)),
+        }
+    }
+}
+
 impl Serialize for Envelope {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;

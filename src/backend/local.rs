@@ -41,7 +41,7 @@ pub(crate) mod turn;
 mod wake;
 mod writer;
 
-use inbox::{Inbox, Work};
+use inbox::{Inbox, Tidy, Work};
 use place::Place;
 use table::{LeasedRow, NewRow, Token};
 use wake::Waiters;
@@ -172,6 +172,41 @@ impl LocalBackend {
     /// calls, it shows how many of them share a sync.
     pub fn commits(&self) -> u64 {
         self.commits.load(Ordering::Relaxed)
+    }
+
+    /// Deletes all messages: of every lane, delayed and leased ones included. Says how many there were.
+    /// Handlers that run go on, and find their messages gone.
+    ///
+    /// ```
+    /// use dawdle::backend::local::{LocalBackend, LocalOptions};
+    /// use dawdle::backend::{Backend, Lane, Outgoing};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> dawdle::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("queue.db");
+    /// let queue = LocalBackend::open(path, LocalOptions::default()).await?;
+    /// queue.send(Lane::Dead, &[Outgoing::new("one"), Outgoing::new("two")]).await;
+    /// assert_eq!(queue.clear().await?, 2);
+    /// assert_eq!(queue.inspect(Lane::Dead).await?.total(), 0);
+    /// queue.vacuum().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] while another program keeps the file locked, and what the disk answers.
+    pub async fn clear(&self) -> Result<u64> {
+        self.inbox.ask(|answer| Work::Tidy { tidy: Tidy::Clear, answer }).await?
+    }
+
+    /// Writes the file anew without what is free in it; says by how many bytes it has become smaller. It
+    /// needs as much room beside the file as the messages take, and everything else waits meanwhile.
+    ///
+    /// # Errors
+    /// As [`clear`](LocalBackend::clear).
+    pub async fn vacuum(&self) -> Result<u64> {
+        self.inbox.ask(|answer| Work::Tidy { tidy: Tidy::Vacuum, answer }).await?
     }
 
     async fn send_rows(&self, lane: Lane, messages: &[Outgoing]) -> Vec<Result<()>> {

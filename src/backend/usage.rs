@@ -90,6 +90,7 @@ impl Meter {
     }
 
     /// A receive that was counted has answered no message.
+    #[cfg(feature = "sqs")]
     pub(crate) fn was_empty(&self) {
         let [_, receives, empty, ..] = &self.counts;
         receives.fetch_sub(1, Ordering::Relaxed);

@@ -20,6 +20,15 @@ const AT_ONCE: usize = 1_024;
 #[cfg(test)]
 pub(super) type RunInTest = fn(&rusqlite::Connection) -> rusqlite::Result<()>;
 
+/// What is done to the file as a whole.
+#[derive(Clone, Copy)]
+pub(super) enum Tidy {
+    /// Deletes all messages.
+    Clear,
+    /// Writes the file anew, without what is free in it.
+    Vacuum,
+}
+
 /// A command, and where its answer goes.
 pub(super) enum Work {
     Send {
@@ -51,6 +60,11 @@ pub(super) enum Work {
         lane: Lane,
         answer: oneshot::Sender<Result<(LaneStats, Option<i64>)>>,
     },
+    /// Outside of the group's transaction.
+    Tidy {
+        tidy: Tidy,
+        answer: oneshot::Sender<Result<u64>>,
+    },
     /// Runs something on the connection, within the group's transaction.
     #[cfg(test)]
     Run {
@@ -67,7 +81,7 @@ impl Work {
             Work::Lease { max, .. } => (*max, 0),
             Work::Settle { entries, .. } => (entries.len(), 0),
             Work::Extend { tokens, .. } => (tokens.len(), 0),
-            Work::Inspect { .. } => (1, 0),
+            Work::Inspect { .. } | Work::Tidy { .. } => (1, 0),
             #[cfg(test)]
             Work::Run { .. } => (1, 0),
         }
@@ -96,6 +110,7 @@ impl Work {
                 drop(answer.send(tokens.iter().map(|_| Err(error.clone())).collect()));
             }
             Work::Inspect { answer, .. } => drop(answer.send(Err(error.clone()))),
+            Work::Tidy { answer, .. } => drop(answer.send(Err(error.clone()))),
             #[cfg(test)]
             Work::Run { answer, .. } => drop(answer.send(vec![Err(error.clone())])),
         }

@@ -44,6 +44,10 @@ const LENGTH: &str = "SELECT sum(messages) FROM lanes";
 
 const COUNT_IN: &str = "UPDATE lanes SET messages = messages + :change WHERE lane = :lane";
 
+const CLEAR: &str = "DELETE FROM messages";
+
+const COUNT_NONE: &str = "UPDATE lanes SET messages = 0";
+
 const LANE_LENGTH: &str = "SELECT messages FROM lanes WHERE lane = :lane";
 
 const COUNT_LEASED: &str = "
@@ -245,6 +249,13 @@ impl Table<'_> {
         let pruned = self.0.prepare_cached(PRUNE_DEAD)?.execute(bounds)?;
         self.count_in(Lane::Dead, -i64::try_from(pruned).unwrap_or(i64::MAX))?;
         Ok(pruned)
+    }
+
+    /// Deletes every message, leased ones included; how many there were.
+    pub(super) fn clear(self) -> rusqlite::Result<u64> {
+        let cleared = self.0.execute(CLEAR, [])?;
+        self.0.execute(COUNT_NONE, [])?;
+        Ok(cleared as u64)
     }
 
     /// Gives up to `most` free pages of the file back to the system, where at least half of it and

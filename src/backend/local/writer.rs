@@ -27,7 +27,7 @@ use rusqlite::config::DbConfig;
 use tokio::sync::oneshot;
 
 use super::errors::{self, QUEUE, failed};
-use super::inbox::{Command, Group, Inbox, Leased, Work};
+use super::inbox::{Command, Group, Inbox, Leased, Tidy, Work};
 use super::nodes::{self, Node};
 use super::place::Place;
 use super::table::{LeasedRow, Table, Token};
@@ -61,6 +61,7 @@ enum Done {
     Entries(Vec<Result<()>>),
     Leased { rows: Vec<LeasedRow>, token: i64, next_due: Option<i64> },
     Counted(LaneStats, Option<i64>),
+    Tidied(u64),
     Failed(Error),
 }
 
@@ -168,12 +169,16 @@ impl Writer {
             return fail(commands, Lost::NotBegun(error));
         }
         let wanted = commands.into_iter().filter(|command| !command.work.is_moot());
-        let (inspections, mut commands): (Vec<_>, Vec<_>) =
-            wanted.partition(|command| matches!(command.work, Work::Inspect { .. }));
-        for command in inspections {
-            match self.inspect(&command) {
+        let (asides, mut commands): (Vec<_>, Vec<_>) =
+            wanted.partition(|command| matches!(command.work, Work::Inspect { .. } | Work::Tidy { .. }));
+        for command in asides {
+            let (done, doing) = match &command.work {
+                Work::Tidy { tidy, .. } => (self.tidy(*tidy), "tidying"),
+                _ => (self.inspect(&command), "counting"),
+            };
+            match done {
                 Ok(done) => self.answer(command, done),
-                Err(error) => command.work.fail(&failed(&self.place.file, "counting", error)),
+                Err(error) => command.work.fail(&failed(&self.place.file, doing, error)),
             }
         }
         if commands.iter().any(|command| matches!(command.work, Work::Lease { .. })) {
@@ -279,6 +284,7 @@ impl Writer {
                 drop(answer.send(Ok(Leased::new(&self.inbox, rows, token, next_due))));
             }
             (Work::Inspect { answer, .. }, Done::Counted(stats, oldest)) => drop(answer.send(Ok((stats, oldest)))),
+            (Work::Tidy { answer, .. }, Done::Tidied(count)) => drop(answer.send(Ok(count))),
             (work, _) => work.fail(&errors::lost(&self.place.file)),
         }
     }
@@ -298,6 +304,24 @@ impl Writer {
                 .stats(*lane, millis(SystemTime::now()))
                 .map(|(stats, oldest)| Done::Counted(stats, oldest)),
             _ => Ok(Done::Entries(Vec::new())),
+        }
+    }
+
+    fn tidy(&self, tidy: Tidy) -> rusqlite::Result<Done> {
+        let _turn = self.turn.take();
+        match tidy {
+            Tidy::Clear => {
+                let cleared = in_transaction(&self.connection, |connection| Table(connection).clear())?;
+                Ok(Done::Tidied(cleared))
+            }
+            Tidy::Vacuum => {
+                let pages = || self.connection.query_row("PRAGMA page_count", [], |row| row.get::<_, i64>(0));
+                let before = pages()?;
+                self.connection.execute_batch("VACUUM")?;
+                self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+                let page = self.connection.query_row("PRAGMA page_size", [], |row| row.get::<_, i64>(0))?;
+                Ok(Done::Tidied(u64::try_from((before - pages()?) * page).unwrap_or(0)))
+            }
         }
     }
 
@@ -541,7 +565,7 @@ impl Step<'_> {
                 }
             }),
             Work::Lease { lane, max, lease, .. } => self.lease(*lane, *max, *lease),
-            Work::Inspect { .. } => Ok(Done::Failed(errors::lost(&self.writer.place.file))),
+            Work::Inspect { .. } | Work::Tidy { .. } => Ok(Done::Failed(errors::lost(&self.writer.place.file))),
             #[cfg(test)]
             Work::Run { run, .. } => {
                 self.each(&[()], |step, ()| run(&step.writer.connection).map_err(|error| step.failed(error)))
