@@ -47,9 +47,11 @@ pub(crate) enum What {
     Released,
     /// A dead letter; written by the parent. `attempt` is its attempts, `extra` the reason's number.
     Dead,
+    /// What the process has asked of its queues so far: `event` requests, billed as `extra`.
+    Spent,
 }
 
-const ALL: [What; 17] = [
+const ALL: [What; 18] = [
     What::Intended,
     What::Confirmed,
     What::Unsure,
@@ -67,6 +69,7 @@ const ALL: [What; 17] = [
     What::SendUnsure,
     What::Released,
     What::Dead,
+    What::Spent,
 ];
 
 /// One line of a ledger.

@@ -20,6 +20,9 @@ const CONCURRENCY: usize = 48;
 const CHUNK: u64 = 250;
 const CHUNKS_AT_ONCE: usize = 8;
 
+/// How often a process notes what it has spent: what it spends after that is not known of one that is killed.
+const METER_EVERY: Duration = Duration::from_millis(500);
+
 /// For how long a process tries to start: the endpoint may be down, or refuse its credentials.
 const STARTING: Duration = Duration::from_secs(60);
 
@@ -34,11 +37,31 @@ pub(crate) async fn play(told: Told) -> Result<()> {
     let ledger = Arc::new(Ledger::open(&told.ledger, plan.clock_ahead_ms)?);
     let stage = Stage { plan, ledger };
     let dawdle = start(&told, &stage).await?;
-    if let Role::Sender { from, began } = told.role {
-        return send(&dawdle, &stage, from, began).await;
-    }
-    dawdle.run().await?;
-    Ok(())
+    let played = async {
+        match told.role {
+            Role::Sender { from, began } => send(&dawdle, &stage, from, began).await,
+            _ => Ok(dawdle.run().await?),
+        }
+    };
+    let metered = async {
+        loop {
+            tokio::time::sleep(METER_EVERY).await;
+            stage.ledger.write(&[spent(&dawdle, &stage.ledger)]);
+        }
+    };
+    let ended = tokio::select! {
+        ended = played => ended,
+        () = metered => Ok(()),
+    };
+    stage.ledger.write(&[spent(&dawdle, &stage.ledger)]);
+    ended
+}
+
+/// What this process's spend meter shows.
+fn spent(dawdle: &Dawdle, ledger: &Ledger) -> Record {
+    let usage = dawdle.usage();
+    let (what, event, extra) = (What::Spent, usage.requests(), usage.billed);
+    Record { what, handler: None, attempt: 0, event, at: ledger.now(), extra }
 }
 
 async fn start(told: &Told, stage: &Stage) -> Result<Dawdle> {

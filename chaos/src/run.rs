@@ -149,7 +149,8 @@ pub(crate) async fn run(options: &Options) -> Result<bool> {
         violations
             .add(|| format!("{explained} runs too many, where neither fault nor kill was: {:?}", verdict.explained));
     }
-    report(&Report { options, fleet: &fleet, counts, verdict: &verdict, stuck: not_empty, signalled, drained });
+    let spent = fleet.spent()?;
+    report(&Report { options, fleet: &fleet, counts, spent, verdict: &verdict, stuck: not_empty, signalled, drained });
     for violation in &violations.listed {
         println!("  VIOLATION {violation}");
     }
@@ -363,6 +364,23 @@ impl Fleet {
         Ok(next)
     }
 
+    /// What the processes have spent, by the last that each has noted.
+    fn spent(&self) -> Result<(u64, u64)> {
+        let (mut requests, mut billed) = (0, 0);
+        for past in self.pasts.iter().filter(|past| past.ledger.exists()) {
+            let mut last = (0, 0);
+            for record in ledger::read(&past.ledger)? {
+                let record = record?;
+                if record.what == What::Spent {
+                    last = (record.event, record.extra);
+                }
+            }
+            requests += last.0;
+            billed += last.1;
+        }
+        Ok((requests, billed))
+    }
+
     fn now(&self) -> u64 {
         micros(SystemTime::now()).saturating_add_signed(self.plan.clock_ahead_ms * 1_000)
     }
@@ -522,6 +540,8 @@ struct Report<'a> {
     options: &'a Options,
     fleet: &'a Fleet,
     counts: Option<Counts>,
+    /// Requests and what is billed for them, by the processes' own meters.
+    spent: (u64, u64),
     verdict: &'a Verdict,
     stuck: u64,
     signalled: Duration,
@@ -556,6 +576,8 @@ fn report(report: &Report<'_>) {
         seconds(report.drained),
         verdict.intended as f64 / seconds(report.drained)
     );
+    let (requests, billed) = report.spent;
+    println!("spend meters    {requests} requests, billed as {billed}, by the processes' own count");
     let Some(counts) = &report.counts else { return };
     let struck = &counts.struck;
     println!(

@@ -200,9 +200,13 @@ pub(crate) fn judge(plan: &Plan, processes: &[Past], dead: &Path, twice: &Window
     Ok(verdict)
 }
 
-/// The records of a ledger; none where the process ended before it had one.
+/// The records of a ledger that are about events; none where the process ended before it had one.
 fn records(path: &Path) -> Result<Box<dyn Iterator<Item = Result<Record>>>> {
-    if path.exists() { Ok(Box::new(ledger::read(path)?)) } else { Ok(Box::new(std::iter::empty())) }
+    if !path.exists() {
+        return Ok(Box::new(std::iter::empty()));
+    }
+    let is_a_meter = |record: &Result<Record>| record.as_ref().is_ok_and(|record| record.what == What::Spent);
+    Ok(Box::new(ledger::read(path)?.filter(move |record| !is_a_meter(record))))
 }
 
 /// The place of each handler among those of its kind.
@@ -240,7 +244,13 @@ impl First<'_> {
             What::Unsure => event.sent = Sent::Unsure,
             What::Refused => event.sent = Sent::Refused,
             What::Received => event.seen = true,
-            What::Acked | What::AckUnsure | What::ExtendFailed | What::SendUnsure | What::Released | What::Dead => {}
+            What::Acked
+            | What::AckUnsure
+            | What::ExtendFailed
+            | What::SendUnsure
+            | What::Released
+            | What::Dead
+            | What::Spent => {}
             What::Begun | What::Succeeded | What::Failed | What::Snoozed | What::Discarded | What::GaveUp => {
                 self.run(record);
             }

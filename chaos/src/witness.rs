@@ -110,7 +110,7 @@ impl Drop for Unanswered<'_> {
 }
 
 impl<B: Backend> Backend for Witness<B> {
-    forward!(self.backend => name, describe, limits, clock_offset_ms, learn_clock_offset, check, inspect);
+    forward!(self.backend => name, describe, limits, usage, clock_offset_ms, learn_clock_offset, check, inspect);
 
     fn send<'a>(&'a self, lane: Lane, messages: &'a [Outgoing]) -> BoxFuture<'a, Vec<Result<()>>> {
         Box::pin(async move {

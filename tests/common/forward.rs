@@ -30,6 +30,11 @@ macro_rules! forward {
             self.$field.learn_clock_offset()
         }
     };
+    (@usage $field:ident) => {
+        fn usage(&self) -> dawdle::backend::Usage {
+            self.$field.usage()
+        }
+    };
     (@check $field:ident) => {
         fn check(&self, role: dawdle::backend::Role) -> dawdle::backend::BoxFuture<'_, dawdle::Result<()>> {
             self.$field.check(role)
