@@ -137,16 +137,24 @@ fn a_handler_that_blocks_the_only_thread_starves_no_lease_no_ack_and_no_timeout(
 #[test]
 fn a_handler_that_cannot_be_begun_for_want_of_a_thread_spends_no_attempt() {
     let (queue, counts) = (queue(Duration::from_secs(30)), Counts::default());
-    let runtime = runtime();
-    runtime.block_on(async {
+    runtime().block_on(async {
         let dawdle = Dawdle::builder().backend(queue.clone()).state(counts.clone()).start().await.unwrap();
-        dawdle.signal(Blocking).await.unwrap();
         // Its timeout of 2 s passes while the thread is blocked.
-        dawdle.signal(Waiting).await.unwrap();
+        let waiting = std::thread::spawn({
+            let (dawdle, counts) = (dawdle.clone(), counts.clone());
+            move || {
+                while counts.blocked.load(Ordering::Relaxed) == 0 {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                runtime().block_on(async { dawdle.signal(Waiting).await }).unwrap();
+            }
+        });
+        dawdle.signal(Blocking).await.unwrap();
         while counts.waiting.load(Ordering::Relaxed) == 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         assert_eq!(queue.inspect(Lane::Dead).await.unwrap().total(), 0, "its one attempt is only now under way");
+        waiting.join().unwrap();
         dawdle.shutdown().await;
     });
 }
