@@ -21,7 +21,7 @@ const PREFIX: &str = "DAWDLE_";
 const DELAY_POLL_AT_MOST: Duration = Duration::from_secs(270);
 
 /// The most that any count may be set to.
-const MOST: usize = 1_000_000;
+pub(crate) const MOST: usize = 1_000_000;
 
 /// Which backend keeps the messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

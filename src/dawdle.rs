@@ -15,6 +15,7 @@ use crate::backend::{Backend, Lane, Role, Usage};
 use crate::buffer::Buffer;
 use crate::builder::{Builder, until};
 use crate::clock::{Clock, Latch, guarded};
+use crate::config::MOST;
 use crate::dead_letter::{DeadLetters, Held};
 use crate::dispatcher::{Observer, Write};
 use crate::envelope::Envelope;
@@ -42,9 +43,6 @@ const CROWDS_AT_ONCE: usize = 4;
 
 /// How often gauges are brought up to date.
 const SAMPLE_EVERY: Duration = Duration::from_secs(5);
-
-/// The most handlers at once, as in the configuration.
-const MOST_CONCURRENCY: usize = 1_000_000;
 
 /// Signals events, and runs their handlers: one application's queues and this process's part in them.
 ///
@@ -556,10 +554,10 @@ impl Dawdle {
     /// # Errors
     /// [`ErrorKind::Config`] where it is not 1 to 1,000,000; to run none, [`pause`](Dawdle::pause).
     pub fn set_concurrency(&self, handlers: usize) -> Result<()> {
-        if !(1..=MOST_CONCURRENCY).contains(&handlers) {
+        if !(1..=MOST).contains(&handlers) {
             return Err(Error::new(
                 ErrorKind::Config,
-                format!("the concurrency is to be {handlers}; it is 1 to {MOST_CONCURRENCY} (`pause()` runs none)"),
+                format!("the concurrency is to be {handlers}; it is 1 to {MOST} (`pause()` runs none)"),
             ));
         }
         let listener = self.listener();

@@ -204,16 +204,7 @@ pub(crate) fn retried(kind: &str, handler: &Arc<str>) {
 
 /// `handler` is the one it died of, if any; one that is not linked in has no label of its own.
 pub(crate) fn dead_lettered(kind: &str, handler: Option<Arc<str>>, why: &str) {
-    let reasons = [
-        reason::ATTEMPTS,
-        reason::EXPIRED,
-        reason::UNHANDLED,
-        reason::UNDECODABLE,
-        reason::POISON,
-        reason::REDRIVEN,
-        reason::UNSENDABLE,
-    ];
-    let why = reasons.into_iter().find(|known| *known == why).unwrap_or("handler");
+    let why = reason::ALL.into_iter().find(|known| *known == why).unwrap_or("handler");
     let handler = handler.as_ref().map_or(SharedString::const_str(""), handler_label);
     counter!(DEAD_LETTERED, "kind" => kind_label(kind), "handler" => handler, "reason" => why).increment(1);
 }

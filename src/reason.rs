@@ -17,3 +17,6 @@ pub const POISON: &str = "poison";
 pub const REDRIVEN: &str = "redriven";
 /// What was left of it could not be put on a queue, and never could be.
 pub const UNSENDABLE: &str = "unsendable";
+
+/// All of them.
+pub(crate) const ALL: [&str; 7] = [ATTEMPTS, EXPIRED, UNHANDLED, UNDECODABLE, POISON, REDRIVEN, UNSENDABLE];
