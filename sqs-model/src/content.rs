@@ -48,7 +48,7 @@ pub(crate) struct Attribute {
 }
 
 /// Text of a fixed length, kept in place.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Ascii<const LENGTH: usize>([u8; LENGTH]);
 
 /// An MD5, as it is written.

@@ -1,8 +1,10 @@
 //! What was asked, and what was done: [`Counts`] and [`QueueStats`].
 
-/// An action of SQS.
+/// An action of SQS, by the name that it has there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Action {
+#[allow(missing_docs, reason = "their names say it")]
+#[non_exhaustive]
+pub enum Action {
     CreateQueue,
     DeleteQueue,
     GetQueueUrl,
@@ -23,7 +25,8 @@ pub(crate) enum Action {
 }
 
 impl Action {
-    pub(crate) fn named(name: &str) -> Option<Action> {
+    /// The action of this name, such as `SendMessage`.
+    pub fn named(name: &str) -> Option<Action> {
         Some(match name {
             "CreateQueue" => Action::CreateQueue,
             "DeleteQueue" => Action::DeleteQueue,
@@ -118,6 +121,10 @@ pub struct Struck {
     pub error_500: u64,
     /// Requests throttled.
     pub throttle: u64,
+    /// Requests answered by a page of HTML with HTTP 404.
+    pub html_404: u64,
+    /// Requests answered by a page of HTML with HTTP 502.
+    pub html_502: u64,
     /// Requests refused for their credentials.
     pub expired_credentials: u64,
     /// Entries of batches that failed on their own.

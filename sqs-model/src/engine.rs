@@ -3,7 +3,7 @@
 //! All queues stand behind one lock, which is held for as long as it takes to change them:
 //! requests are read, and answers written, outside of it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -53,6 +53,8 @@ pub(crate) struct State {
     pub(crate) counts: Counts,
     pub(crate) chance: Chance,
     pub(crate) moves: Vec<Move>,
+    /// The messages that faults have handed out once more than they should have been.
+    pub(crate) twice: HashSet<Id>,
     /// When the watch looks at hidden messages again; `None` where nobody waits for any.
     looks_at: Option<SystemTime>,
 }
@@ -109,6 +111,7 @@ impl Engine {
                 counts: Counts::default(),
                 chance: Chance::new(options.seed),
                 moves: Vec::new(),
+                twice: HashSet::new(),
                 looks_at: None,
             }),
             sooner: Notify::new(),
@@ -378,7 +381,7 @@ impl Engine {
             kept.queue.move_on(&kept.limits, now);
             counts.bill_payload(bytes);
             for (id, content) in ids.iter().zip(contents) {
-                if let Some(unlucky) = unlucky(chance, counts, id) {
+                if let Some(unlucky) = unlucky(chance, counts, (&kept.name, Action::SendMessageBatch), id) {
                     failed.push(unlucky);
                     continue;
                 }
@@ -441,7 +444,7 @@ impl Engine {
         parameters: &Parameters,
     ) -> Result<(Vec<Leased<Content>>, bool), Refusal> {
         let now = self.now();
-        let State { queues, counts, chance, .. } = state;
+        let State { queues, counts, chance, twice, .. } = state;
         let kept = named(queues, url)?;
         kept.queue.move_on(&kept.limits, now);
         let full = kept.queue.is_full(&kept.limits);
@@ -452,14 +455,17 @@ impl Engine {
             max_receives: redrive.as_ref().map(|redrive| redrive.max_receives),
             now,
         };
+        let faults = chance.faults.at(&kept.name, Some(Action::ReceiveMessage));
         let mut choice = Choice {
             random: &mut chance.random,
-            reorder: chance.faults.reorder,
-            duplicate: chance.faults.duplicate,
-            undelete: chance.faults.undelete,
+            reorder: faults.reorder,
+            duplicate: faults.duplicate,
+            undelete: faults.undelete,
         };
         let received = kept.queue.receive(&kept.limits, ask, &mut choice);
         counts.struck.duplicate += received.duplicates;
+        let is_twin = |message: &&Leased<Content>| message.handle.key != message.original;
+        twice.extend(received.leased.iter().filter(is_twin).map(|message| message.content.id));
         counts.messages_received += u64::try_from(received.leased.len()).unwrap_or(u64::MAX);
         counts.bill_payload(received.leased.iter().map(|message| message.content.bytes).sum());
         let mut more_for = (!received.leased.is_empty() && kept.queue.has_visible()).then(|| kept.line.clone());
@@ -542,7 +548,9 @@ impl Engine {
 
     /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_DeleteMessageBatch.html>
     fn delete_message_batch(&self, batch: Batch<'_, OfReceipt<'_>>) -> Answer {
-        self.each_receipt(batch, |kept, counts, entry, _| kept.delete(counts, &entry.receipt_handle))
+        self.each_receipt(Action::DeleteMessageBatch, batch, |kept, counts, entry, _| {
+            kept.delete(counts, &entry.receipt_handle)
+        })
     }
 
     fn change_visibility(&self, request: OfReceipt<'_>) -> Answer {
@@ -557,11 +565,13 @@ impl Engine {
 
     /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ChangeMessageVisibilityBatch.html>
     fn change_visibility_batch(&self, batch: Batch<'_, OfReceipt<'_>>) -> Answer {
-        self.each_receipt(batch, |kept, _, entry, now| kept.hide(entry, now))
+        let action = Action::ChangeMessageVisibilityBatch;
+        self.each_receipt(action, batch, |kept, _, entry, now| kept.hide(entry, now))
     }
 
     fn each_receipt(
         &self,
+        action: Action,
         batch: Batch<'_, OfReceipt<'_>>,
         change: impl Fn(&mut Kept, &mut Counts, &OfReceipt<'_>, SystemTime) -> Result<(), Refusal>,
     ) -> Answer {
@@ -575,7 +585,7 @@ impl Engine {
             check_entries(&batch.entries)?;
             kept.queue.move_on(&kept.limits, now);
             for entry in &batch.entries {
-                if let Some(unlucky) = unlucky(chance, counts, &entry.id) {
+                if let Some(unlucky) = unlucky(chance, counts, (&kept.name, action), &entry.id) {
                     failed.push(unlucky);
                     continue;
                 }
@@ -813,8 +823,13 @@ fn check_entries<E: Entry>(entries: &[E]) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn unlucky<'a>(chance: &mut Chance, counts: &mut Counts, id: &'a str) -> Option<Failed<'a>> {
-    let (code, sender_fault) = chance.entry(&mut counts.struck)?;
+fn unlucky<'a>(
+    chance: &mut Chance,
+    counts: &mut Counts,
+    (queue, action): (&str, Action),
+    id: &'a str,
+) -> Option<Failed<'a>> {
+    let (code, sender_fault) = chance.entry(queue, action, &mut counts.struck)?;
     Some(Failed { id, sender_fault, code, message: "This entry was struck by a fault.".to_owned() })
 }
 

@@ -1,5 +1,5 @@
 //! A small, fast SQS endpoint on loopback, for tests and benchmarks: it keeps the rules of SQS,
-//! and fails by seed and rate.
+//! and fails by seed and rate: everywhere, or for one queue or one action ([`Aimed`]).
 //!
 //! It speaks the SQS JSON protocol over HTTP/1.1, as the SDKs of AWS do, and keeps standard queues
 //! in memory, by the model of SQS that Dawdle's memory backend is made of. `RULES.md` beside it says
@@ -38,8 +38,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use counts::{Counts, QueueStats, Struck};
-pub use faults::Faults;
+pub use counts::{Action, Counts, QueueStats, Struck};
+pub use faults::{Aimed, Faults};
 
 use server::Server;
 
@@ -123,6 +123,12 @@ impl Endpoint {
     /// Counts from 0 again.
     pub fn reset_counts(&self) {
         self.0.engine().lock().counts = Counts::default();
+    }
+
+    /// The ids of the messages that [`Faults::duplicate`] and [`Faults::undelete`] have let somebody
+    /// receive once more than they should have been, since it started.
+    pub fn delivered_twice(&self) -> Vec<String> {
+        self.0.engine().lock().twice.iter().map(|id| id.as_str().to_owned()).collect()
     }
 
     /// What is on the queue of this name now; `None` where there is no such queue.

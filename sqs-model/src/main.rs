@@ -5,7 +5,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use lexopt::prelude::*;
-use sqs_model::{Endpoint, Faults, Options};
+use sqs_model::{Action, Aimed, Endpoint, Faults, Options};
 
 const USAGE: &str = "\
 An SQS endpoint on loopback that keeps the rules of SQS, and fails by seed and rate.
@@ -22,12 +22,14 @@ usage: sqs-model [OPTIONS]
 
 faults, by their rates from 0 to 1:
     --refuse --reset-before --reset-after --slow --hang --error-500 --throttle
-                              per request
+    --html-404 --html-502     per request
     --slow-by SPAN            by how much slow answers are late; 0s
     --entry-failure RATE      per entry of a batch
     --duplicate --undelete    per message
     --reorder                 messages come in any order
     --expired-credentials     no request is let in
+    --only-queue NAME         all of them only for requests about this queue
+    --only-action ACTION      all of them only for this action, such as ReceiveMessage
 ";
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -47,6 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// What is asked for; `None` where that is help.
 fn arguments() -> Result<Option<(Options, Faults)>, Box<dyn Error>> {
     let (mut options, mut faults) = (Options::default(), Faults::default());
+    let (mut queue, mut action) = (None, None);
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
         match argument {
@@ -66,13 +69,23 @@ fn arguments() -> Result<Option<(Options, Faults)>, Box<dyn Error>> {
             Long("error-500") => faults.error_500 = rate(&mut parser)?,
             Long("throttle") => faults.throttle = rate(&mut parser)?,
             Long("expired-credentials") => faults.expired_credentials = true,
+            Long("html-404") => faults.html_404 = rate(&mut parser)?,
+            Long("html-502") => faults.html_502 = rate(&mut parser)?,
             Long("entry-failure") => faults.entry_failure = rate(&mut parser)?,
             Long("duplicate") => faults.duplicate = rate(&mut parser)?,
             Long("undelete") => faults.undelete = rate(&mut parser)?,
             Long("reorder") => faults.reorder = true,
+            Long("only-queue") => queue = Some(parser.value()?.parse()?),
+            Long("only-action") => {
+                let name: String = parser.value()?.parse()?;
+                action = Some(Action::named(&name).ok_or_else(|| format!("SQS has no action `{name}`"))?);
+            }
             Long("help") | Short('h') => return Ok(None),
             other => return Err(other.unexpected().into()),
         }
+    }
+    if queue.is_some() || action.is_some() {
+        faults = Faults { aimed: vec![Aimed { queue, action, faults }], ..Faults::default() };
     }
     Ok(Some((options, faults)))
 }

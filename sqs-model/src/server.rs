@@ -25,7 +25,7 @@ use crate::counts::Action;
 use crate::engine::Engine;
 use crate::faults::Strike;
 use crate::refusal::{self, Code, Refusal};
-use crate::wire::Problem;
+use crate::wire::{self, Problem};
 use crate::{Options, SharedEngine};
 
 /// The largest request that is read: a batch of 1 MiB, each byte of it escaped as `\u00XX`.
@@ -233,16 +233,17 @@ impl Shared {
     async fn answer(&self, request: Request<Incoming>, first: bool) -> Result<Answered, Break> {
         let action = request.headers().get("x-amz-target").and_then(|target| target.to_str().ok());
         let action = action.and_then(|target| target.strip_prefix("AmazonSQS.")).and_then(Action::named);
+        let (method, body) = (request.method().clone(), Limited::new(request.into_body(), MAX_REQUEST));
+        let Ok(body) = body.collect().await.map(|body| body.to_bytes()) else { return Err(Break) };
         let strike = {
             let mut state = self.engine.lock();
             let state = &mut *state;
-            state.chance.strike(first, &mut state.counts.struck)
+            let queue = if state.chance.faults.aimed.is_empty() { String::new() } else { wire::queue_named(&body) };
+            state.chance.strike(&queue, action, first, &mut state.counts.struck)
         };
         if strike == Strike::Refuse {
             return Err(Break);
         }
-        let (method, body) = (request.method().clone(), Limited::new(request.into_body(), MAX_REQUEST));
-        let Ok(body) = body.collect().await.map(|body| body.to_bytes()) else { return Err(Break) };
         if method != Method::POST {
             return Ok(self.response(StatusCode::OK, None, Vec::new()));
         }
@@ -254,6 +255,10 @@ impl Shared {
             Strike::Answer(code) => {
                 self.pass(latency - latency / 2).await;
                 return Ok(self.refuse(Refusal::new(code, struck(code))));
+            }
+            Strike::Html(status) => {
+                self.pass(latency - latency / 2).await;
+                return Ok(page(status));
             }
             _ => {}
         }
@@ -305,6 +310,16 @@ impl Shared {
         }
         response
     }
+}
+
+/// What something answers that is no SQS.
+fn page(status: u16) -> Answered {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
+    let html = format!("<html><head><title>{status}</title></head><body><h1>{status}</h1></body></html>\n");
+    let mut response = Response::new(Full::new(Bytes::from(html)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html"));
+    response
 }
 
 async fn never() {

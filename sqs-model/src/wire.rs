@@ -36,6 +36,19 @@ pub(crate) struct OfQueue<'a> {
     pub(crate) queue_url: Text<'a>,
 }
 
+/// The queue that a request is about, by its name; empty where it is about none.
+pub(crate) fn queue_named(body: &[u8]) -> String {
+    #[derive(Default, Deserialize)]
+    #[serde(rename_all = "PascalCase", default)]
+    struct About {
+        queue_url: String,
+        queue_name: String,
+    }
+    let about: About = serde_json::from_slice(body).unwrap_or_default();
+    let of_url = about.queue_url.rsplit('/').next().unwrap_or_default();
+    if of_url.is_empty() { about.queue_name } else { of_url.to_owned() }
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct ListQueues<'a> {

@@ -7,7 +7,7 @@ use aws_sdk_sqs::types::SendMessageBatchRequestEntry;
 use dawdle::ErrorKind;
 use dawdle::backend::sqs::{SqsBackend, create_queues};
 use dawdle::backend::{Backend, Lane, Outgoing};
-use sqs_model::{Endpoint, Faults, Options};
+use sqs_model::{Action, Aimed, Endpoint, Faults, Options};
 
 #[allow(dead_code, unreachable_pub, reason = "each test target uses its own part")]
 mod client;
@@ -161,6 +161,64 @@ async fn throttling_comes_in_each_of_its_forms() {
 }
 
 #[tokio::test]
+async fn an_answer_may_be_a_page_of_html() {
+    let rig = Rig::new(1).await;
+    for (status, faults) in
+        [(404, Faults { html_404: 1.0, ..Faults::default() }), (502, Faults { html_502: 1.0, ..Faults::default() })]
+    {
+        rig.strike(faults);
+        let error = rig.raw.0.send_message().queue_url(&rig.url).message_body("a").send().await.expect_err("no answer");
+        let raw = error.raw_response().expect("an answer over HTTP");
+        assert_eq!((raw.status().as_u16(), raw.headers().get("content-type")), (status, Some("text/html")));
+        assert!(raw.body().bytes().is_some_and(|body| body.starts_with(b"<html>")), "{raw:?}");
+    }
+    let struck = rig.endpoint.counts().struck;
+    assert_eq!((struck.html_404, struck.html_502, rig.kept()), (1, 1, 0));
+    rig.heal();
+    assert_eq!(rig.send().await, Said::Done);
+}
+
+#[tokio::test]
+async fn what_is_aimed_at_a_queue_spares_the_others() {
+    let rig = Rig::new(1).await;
+    let other = rig.raw.create(&[]).await;
+    let to_other = || rig.raw.0.send_message().queue_url(&other).message_body("a").send();
+    let at = |faults| Aimed { queue: Some(rig.name.clone()), action: None, faults };
+    for (faults, says) in [
+        (Faults { error_500: 1.0, ..Faults::default() }, Said::Refused(500, "InternalFailure".to_owned())),
+        (Faults { refuse: 1.0, ..Faults::default() }, Said::Lost),
+    ] {
+        rig.strike(Faults { aimed: vec![at(faults)], ..Faults::default() });
+        assert_eq!((rig.send().await, said(to_other().await)), (says, Said::Done));
+        let url = rig.raw.0.get_queue_url().queue_name(&rig.name).send().await;
+        assert_ne!(said(url), Said::Done, "this is about that queue too");
+    }
+    // And the other way round: what strikes all the others may spare one.
+    rig.strike(Faults { aimed: vec![at(Faults::default())], throttle: 1.0, ..Faults::default() });
+    assert_eq!(rig.send().await, Said::Done);
+    assert_ne!(said(to_other().await), Said::Done);
+}
+
+#[tokio::test]
+async fn what_is_aimed_at_an_action_spares_the_others() {
+    let rig = Rig::new(1).await;
+    let at = |action, faults| Aimed { queue: None, action: Some(action), faults };
+    let deletes = at(Action::DeleteMessage, Faults { reset_before: 1.0, ..Faults::default() });
+    let receives = at(Action::ReceiveMessage, Faults { duplicate: 1.0, ..Faults::default() });
+    let batches = at(Action::SendMessageBatch, Faults { entry_failure: 1.0, ..Faults::default() });
+    rig.strike(Faults { aimed: vec![deletes, receives, batches], ..Faults::default() });
+    assert_eq!(rig.send().await, Said::Done);
+    let entry = SendMessageBatchRequestEntry::builder().id("1").message_body("b").build().expect("an entry");
+    let batch = rig.raw.0.send_message_batch().queue_url(&rig.url).entries(entry).send().await.expect("an answer");
+    assert_eq!(batch.failed().len(), 1);
+    let mut received = rig.raw.receive(&rig.url).await;
+    received.extend(rig.raw.receive(&rig.url).await);
+    assert_eq!(received.len(), 2, "it comes twice");
+    let handle = received[0].receipt_handle().expect("a handle");
+    assert_eq!(said(rig.raw.0.delete_message().queue_url(&rig.url).receipt_handle(handle).send().await), Said::Lost);
+}
+
+#[tokio::test]
 async fn credentials_are_expired_until_they_are_not() {
     let rig = Rig::new(1).await;
     rig.strike(Faults { expired_credentials: true, ..Faults::default() });
@@ -205,6 +263,7 @@ async fn a_duplicate_is_received_twice_at_once() {
     assert_ne!(first.receipt_handle(), second.receipt_handle());
     rig.raw.delete(&rig.url, first).await;
     assert_eq!(rig.kept(), 1, "each is deleted by its own handle");
+    assert_eq!(rig.endpoint.delivered_twice(), [first.message_id().expect("an id")]);
     assert_eq!(rig.endpoint.counts().struck.duplicate, 1);
 }
 
@@ -218,7 +277,7 @@ async fn a_deleted_message_comes_back_once() {
         rig.raw.delete(&rig.url, &message).await;
         assert_eq!(rig.kept(), left);
     }
-    assert_eq!(rig.endpoint.counts().struck.undelete, 1);
+    assert_eq!((rig.endpoint.counts().struck.undelete, rig.endpoint.delivered_twice().len()), (1, 1));
 }
 
 #[tokio::test]
@@ -306,6 +365,7 @@ async fn dawdles_backend_calls_each_fault_by_its_kind() {
         (Faults { reset_after: 1.0, ..faults() }, ErrorKind::Unavailable, true),
         (Faults { hang: 1.0, ..faults() }, ErrorKind::Unavailable, true),
         (Faults { error_500: 1.0, ..faults() }, ErrorKind::Unavailable, true),
+        (Faults { html_502: 1.0, ..faults() }, ErrorKind::Unavailable, true),
         (Faults { throttle: 1.0, ..faults() }, ErrorKind::Throttled, false),
         (Faults { expired_credentials: true, ..faults() }, ErrorKind::Credentials, false),
     ] {
