@@ -195,10 +195,12 @@ impl Backend for Lists {
                 match message.hidden_until > now {
                     true if message.receives > 0 => stats.in_flight += 1,
                     true => stats.delayed += 1,
-                    false => stats.visible += 1,
+                    false => {
+                        stats.visible += 1;
+                        let waited = now.duration_since(message.hidden_until).unwrap_or_default();
+                        stats.oldest = stats.oldest.max(Some(waited));
+                    }
                 }
-                let age = now.duration_since(message.enqueued_at).unwrap_or_default();
-                stats.oldest = stats.oldest.max(Some(age));
             }
             Ok(stats)
         })

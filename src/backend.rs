@@ -40,6 +40,15 @@ pub enum Lane {
 impl Lane {
     /// All three.
     pub const ALL: [Lane; 3] = [Lane::Message, Lane::Delay, Lane::Dead];
+
+    /// Its name in a word, as metrics, the local file and the command line have it: `message`, `delay` or `dead`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Lane::Message => "message",
+            Lane::Delay => "delay",
+            Lane::Dead => "dead",
+        }
+    }
 }
 
 impl fmt::Display for Lane {
@@ -234,7 +243,8 @@ pub struct LaneStats {
     pub in_flight: u64,
     /// Messages that are still delayed.
     pub delayed: u64,
-    /// The age of the oldest message, where the backend can tell.
+    /// For how long the message has been due that has been so for longest, where the backend can tell.
+    /// Delayed ones are not due.
     pub oldest: Option<Duration>,
 }
 
@@ -270,6 +280,13 @@ pub trait Backend: Send + Sync + 'static {
     /// Where the messages are, for the start line in the log: a path, the queues' URLs.
     fn describe(&self) -> String;
 
+    /// The name of one of its queues, for traces; where they have none, what [`describe`](Backend::describe)
+    /// says.
+    fn queue_name(&self, lane: Lane) -> String {
+        let _ = lane;
+        self.describe()
+    }
+
     /// What it can do. Constant after [`check`](Backend::check) has answered.
     fn limits(&self) -> Limits;
 
@@ -279,13 +296,15 @@ pub trait Backend: Send + Sync + 'static {
     }
 
     /// Finds out [`clock_offset_ms`](Backend::clock_offset_ms), where nothing has told it yet. Asked
-    /// before the first event is signalled whose handling depends on the time. A failure leaves
-    /// the offset as it is.
+    /// before the first event is signalled whose handling depends on the time, until it has answered.
+    ///
+    /// # Errors
+    /// Where no answer came: the offset stays as it is. An answer that tells no time is none.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the offset as it is.
-    fn learn_clock_offset(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
+    fn learn_clock_offset(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(std::future::ready(Ok(())))
     }
 
     /// How many requests it has made, as far as it counts them.
@@ -335,7 +354,7 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
         (**self).clock_offset_ms()
     }
 
-    fn learn_clock_offset(&self) -> BoxFuture<'_, ()> {
+    fn learn_clock_offset(&self) -> BoxFuture<'_, Result<()>> {
         (**self).learn_clock_offset()
     }
 

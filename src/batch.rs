@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::backend::BoxFuture;
+use crate::backend::{BoxFuture, Limits};
 use crate::clock::{Clock, catch_panic};
 use crate::sync::{Mutex, MutexGuard, Notify};
 
@@ -50,6 +50,16 @@ pub(crate) struct Pace {
     /// An item that is [awaited](Batcher::answer) goes by itself while fewer are: company would save
     /// nothing.
     pub(crate) alone: bool,
+}
+
+impl Pace {
+    /// Where calls share what they cost, nothing waits for company.
+    pub(crate) fn new(limits: &Limits, linger: Duration, gather: Duration, at_once: usize) -> Self {
+        match limits.calls_share {
+            true => Pace { linger: Duration::ZERO, gather: Duration::ZERO, at_once, alone: true },
+            false => Pace { linger, gather, at_once, alone: false },
+        }
+    }
 }
 
 /// Gathers items into batches. Holds at most what its callers are waiting for.

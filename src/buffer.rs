@@ -45,6 +45,8 @@ struct State {
     under_way: VecDeque<Latch>,
     /// Events that could never be sent, since the last flush, and why the first of them could not.
     failed: Option<(usize, Error)>,
+    /// Why a batch is tried on, until one is durable.
+    held_up: Option<Error>,
 }
 
 impl Buffer {
@@ -109,32 +111,38 @@ impl Buffer {
     /// the send timeout: those are tried on.
     pub(crate) async fn flush(&self) -> Result<()> {
         let shared = &self.0;
-        self.send_waiting(shared.lock());
-        let under_way: Vec<Latch> = shared.lock().under_way.iter().cloned().collect();
-        let all = async {
-            for ended in &under_way {
-                ended.raised().await;
-            }
-        };
-        let in_time = shared.clock.timeout(shared.flush_timeout, all).await.is_some();
-        if let Some((count, error)) = shared.lock().failed.take() {
-            let text = format!("{count} buffered events could not be sent, and are dropped; the first: {error}");
-            return Err(Error::new(error.kind(), text).with_source(error));
-        }
+        let in_time = shared.clock.timeout(shared.flush_timeout, self.all_ended()).await.is_some();
+        shared.report()?;
         if !in_time {
             let text = format!(
                 "buffered events are not durable after {:?} (`send_timeout`); they are tried on",
                 shared.flush_timeout
             );
-            return Err(Error::new(ErrorKind::Unavailable, text));
+            return Err(match shared.lock().held_up.clone() {
+                Some(error) => Error::new(error.kind(), format!("{text}: {error}")).with_source(error),
+                None => Error::new(ErrorKind::Unavailable, text),
+            });
         }
         Ok(())
     }
 
-    /// Takes nothing more, and sends what it has, as [`flush`](Buffer::flush) does.
+    /// Takes nothing more, and sends what it has, for as long as that takes.
+    ///
+    /// # Errors
+    /// Where events could not be sent since the last flush.
     pub(crate) async fn close(&self) -> Result<()> {
         self.0.lock().closed = true;
-        self.flush().await
+        self.all_ended().await;
+        self.0.report()
+    }
+
+    /// Sends what waits, and waits for the end of everything that was in the buffer.
+    async fn all_ended(&self) {
+        self.send_waiting(self.0.lock());
+        let under_way: Vec<Latch> = self.0.lock().under_way.iter().cloned().collect();
+        for ended in &under_way {
+            ended.raised().await;
+        }
     }
 
     /// Gives up what is left.
@@ -146,6 +154,13 @@ impl Buffer {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What could not be sent since the last report.
+    fn report(&self) -> Result<()> {
+        let Some((count, error)) = self.lock().failed.take() else { return Ok(()) };
+        let text = format!("{count} buffered events could not be sent, and are dropped; the first: {error}");
+        Err(Error::new(error.kind(), text).with_source(error))
     }
 
     /// An event that can never be sent.
@@ -178,16 +193,17 @@ impl Sending {
             let mut last = None;
             let mut answers = answers.into_iter();
             self.left.retain(|(id, _)| match answers.next() {
-                Some(Err(error)) if error.is_transient() => {
-                    last = Some(error);
-                    true
-                }
-                Some(Err(error)) => {
+                Some(Err(error)) if error.is_permanent() => {
                     shared.failed(id, error);
                     false
                 }
+                Some(Err(error)) => {
+                    last = Some(error);
+                    true
+                }
                 Some(Ok(())) | None => false,
             });
+            shared.lock().held_up = last.clone();
             let Some(error) = last else { return };
             tries += 1;
             let pause = TRY_AGAIN.delay(tries, fastrand::f64());

@@ -24,6 +24,7 @@ use crate::retry::Backoff;
 use crate::sender::Sender;
 use crate::settings::Settings;
 use crate::settle::Settler;
+use crate::trace::Tracer;
 
 /// Between tries to reach the backend at start.
 const CONNECT_AGAIN: Backoff = Backoff::exponential(Duration::from_millis(250), Duration::from_secs(3));
@@ -251,10 +252,11 @@ impl Builder {
     ) -> Result<Dawdle> {
         let queue = Arc::clone(&backend);
         let clock = clock.following(move || queue.clock_offset_ms());
+        let tracer = Tracer::new(&*backend);
         let dispatcher = Dispatcher::new(
             clock.clone(),
+            tracer.clone(),
             settings.clone(),
-            Arc::default(),
             self.middleware.clone(),
             Registry::default(),
             self.foreign,
@@ -269,6 +271,7 @@ impl Builder {
             clock,
             settings: Arc::new(settings),
             dispatcher,
+            tracer,
         };
         let dawdle = Dawdle::new(engine, self.middleware, self.observer, wants_listener, self.alone);
         let engine = dawdle.engine();

@@ -48,6 +48,12 @@ impl Concurrency {
         self.0.permits.available_permits()
     }
 
+    /// How many handlers run now.
+    pub(crate) fn running(&self) -> usize {
+        let size = self.0.size();
+        (size.limit + size.surplus).saturating_sub(self.free())
+    }
+
     /// Changes the limit. What runs goes on; above a lower limit nothing begins until enough has ended.
     pub(crate) fn set_limit(&self, new: usize) {
         let permits = &self.0.permits;
@@ -98,7 +104,7 @@ mod tests {
             running.push(concurrency.permit().await.unwrap());
         }
         concurrency.set_limit(2);
-        assert_eq!(concurrency.free(), 0);
+        assert_eq!((concurrency.free(), concurrency.running()), (0, 3));
         running.pop();
         assert_eq!(concurrency.free(), 0, "two still run");
         running.pop();

@@ -289,8 +289,8 @@ config! {
     /// The most messages received ahead of the handlers; fewer where those of late were large, so that they are
     /// about 64 MiB at most. Default: 2,000.
     prefetch: usize,
-    /// The most messages that are held until they are due, or wait for their one handler's own
-    /// limit, beyond those. Default: 200.
+    /// The most messages that are held until they are due, beyond those: 200, or as many as the node finishes within
+    /// two seconds, where that is about 64 MiB at most. Up to 200 wait for their one handler's own limit. Default: 5,000.
     max_held: usize,
     /// The most receives under way at once. There is one while it finds less than it asks for. Default: 128.
     max_receives_at_once: usize,
@@ -345,6 +345,23 @@ impl Origin {
 }
 
 impl Config {
+    /// This configuration and the environment's, each setting from the one that goes first: what a
+    /// [`Builder`](crate::Builder) goes by, for a process that opens the queues without one.
+    ///
+    /// # Errors
+    /// As [`from_env`](Config::from_env).
+    ///
+    /// ```
+    /// use dawdle::Config;
+    ///
+    /// let file: Config = serde_json::from_str(r#"{ "local_path": "orders.db" }"#).unwrap();
+    /// println!("{:?}", file.with_environment()?.local_path);
+    /// # Ok::<(), dawdle::Error>(())
+    /// ```
+    pub fn with_environment(self) -> Result<Config> {
+        Ok(self.with_env(Config::from_env()?))
+    }
+
     /// This configuration and the environment's, each setting from the one that goes first. The
     /// queues are one setting: a name here is not overruled by a URL there.
     pub(crate) fn with_env(self, env: Config) -> Self {
@@ -376,10 +393,11 @@ impl Config {
             ("sqs_endpoint_url", &self.sqs_endpoint_url),
         ];
         if let (None, false, Some((name, _))) = (self.backend, queue, other.iter().find(|(_, value)| value.is_some())) {
+            let name = both_names(name);
             return Err(Error::new(
                 ErrorKind::Config,
                 format!(
-                    "`{name}` is set and no SQS queue is: set DAWDLE_SQS_QUEUE, or DAWDLE_BACKEND=local if events are to \
+                    "{name} is set and no SQS queue is: set DAWDLE_SQS_QUEUE, or DAWDLE_BACKEND=local if events are to \
                      stay on this machine"
                 ),
             ));
@@ -433,11 +451,13 @@ impl Config {
             ("max_receives", self.max_receives.map(|count| count as usize)),
         ] {
             if let Some(count) = count.filter(|count| !(1..=MOST).contains(count)) {
-                return Err(Error::new(ErrorKind::Config, format!("`{name}` is {count}; it is 1 to {MOST}")));
+                let text = format!("{} is {count}; it is 1 to {MOST}", both_names(name));
+                return Err(Error::new(ErrorKind::Config, text));
             }
         }
         if let Some(count) = self.pack_count.filter(|count| !(1..=MAX_PACK).contains(count)) {
-            let text = format!("`pack_count` is {count}; it is 1 to {MAX_PACK}, the most that readers take");
+            let name = both_names("pack_count");
+            let text = format!("{name} is {count}; it is 1 to {MAX_PACK}, the most that readers take");
             return Err(Error::new(ErrorKind::Config, text));
         }
         let first = self.backoff_first.unwrap_or(Duration::from_secs(1));
@@ -480,14 +500,19 @@ fn at_least(name: &str, value: Duration, limit: Duration) -> Result<()> {
     if value >= limit {
         return Ok(());
     }
-    Err(Error::new(ErrorKind::Config, format!("`{name}` is {value:?}; it is at least {limit:?}")))
+    Err(Error::new(ErrorKind::Config, format!("{} is {value:?}; it is at least {limit:?}", both_names(name))))
 }
 
 fn at_most(name: &str, value: Duration, limit: Duration) -> Result<()> {
     if value <= limit {
         return Ok(());
     }
-    Err(Error::new(ErrorKind::Config, format!("`{name}` is {value:?}; it is at most {limit:?}")))
+    Err(Error::new(ErrorKind::Config, format!("{} is {value:?}; it is at most {limit:?}", both_names(name))))
+}
+
+/// A setting, as a field and as a variable.
+fn both_names(name: &str) -> String {
+    format!("`{name}` (DAWDLE_{})", name.to_ascii_uppercase())
 }
 
 #[cfg(feature = "sqs")]

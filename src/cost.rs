@@ -196,8 +196,8 @@ mod tests {
             (hours(1), 8.0),
             (hours(12), 8.0),
             (hours(24), 10.0),
-            (hours(13 * 24), 58.0),
-            (hours(30 * 24), 132.0),
+            (hours(13 * 24), 61.0),
+            (hours(30 * 24), 138.0),
         ];
         for (delay, expected) in table {
             assert_eq!(requests(Load { delay, ..Load::default() }), expected, "{delay:?}");

@@ -10,8 +10,11 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
+use tracing::Instrument;
+use tracing::field::debug;
 
-use crate::backend::{Backend, Lane, Role, Usage};
+use crate::activity::Activity;
+use crate::backend::{Backend, BoxFuture, Lane, LaneStats, Role, Usage};
 use crate::buffer::Buffer;
 use crate::builder::{Builder, until};
 use crate::clock::{Clock, Latch, guarded};
@@ -26,12 +29,14 @@ use crate::health::Health;
 use crate::listener::{Engine, Listener};
 use crate::metrics;
 use crate::middleware::ErasedMiddleware;
+use crate::reason;
 use crate::registry::{HandlerInfo, Registry};
 use crate::retry::Backoff;
 use crate::sender::{Parcel, WhenFull};
 use crate::settings::Settings;
 use crate::shutdown::{InFlight, Work};
 use crate::signal::Signal;
+use crate::trace;
 
 /// Between tries to put what failed of a direct event on a queue.
 const WRITE_AGAIN: Backoff = Backoff::exponential(Duration::from_millis(250), Duration::from_secs(3));
@@ -162,14 +167,10 @@ impl Dawdle {
     async fn sample(&self) {
         let engine = &self.0.engine;
         let concurrency = engine.dispatcher.concurrency();
-        let in_flight = {
-            let retired: usize = self.retired().iter().map(|listener| listener.in_flight()).sum();
-            retired + self.listener().as_ref().map_or(0, |listener| listener.in_flight())
-        };
         metrics::sampled(&metrics::Sample {
             concurrency: concurrency.limit(),
             permits_free: concurrency.free(),
-            in_flight,
+            in_flight: self.in_flight(),
             send_buffer: engine.sender.buffered(),
             usage: self.usage(),
         });
@@ -181,6 +182,12 @@ impl Dawdle {
                 }
             }
         }
+    }
+
+    /// How many messages this node has received and not settled.
+    fn in_flight(&self) -> usize {
+        let retired: usize = self.retired().iter().map(|listener| listener.in_flight()).sum();
+        retired + self.listener().as_ref().map_or(0, |listener| listener.in_flight())
     }
 
     /// A harness finds a missing state when the handler comes to run.
@@ -234,12 +241,18 @@ impl Dawdle {
     /// Dropping the future leaves some of them sent.
     pub async fn signal_all<E: TypedEvent>(&self, events: impl IntoIterator<Item = E>) -> Vec<Result<EventId>> {
         let (mut events, crowd) = (events.into_iter(), CROWD.min(self.0.engine.settings.send_buffer));
+        let span = self.0.engine.tracer.signal(E::KIND);
         let crowds = std::iter::from_fn(|| {
-            let parcels: Vec<_> = events.by_ref().take(crowd).map(|event| self.signal(event).prepared()).collect();
+            let parcels: Vec<_> = events.by_ref().take(crowd).map(|event| self.signal(event).prepared(&span)).collect();
             (!parcels.is_empty()).then(|| self.send_crowd(E::KIND, parcels))
         });
-        let answers = futures_util::stream::iter(crowds).buffered(CROWDS_AT_ONCE).collect::<Vec<_>>().await;
-        answers.into_iter().flatten().collect()
+        let sending = futures_util::stream::iter(crowds).buffered(CROWDS_AT_ONCE).collect::<Vec<_>>();
+        let answers: Vec<_> = sending.instrument(span.clone()).await.into_iter().flatten().collect();
+        span.record("messaging.batch.message_count", answers.len());
+        if let Some(error) = answers.iter().find_map(|answer| answer.as_ref().err()) {
+            trace::failed(&span, debug(error.kind()));
+        }
+        answers
     }
 
     async fn send_crowd(&self, kind: &str, prepared: Vec<Result<(EventId, Parcel)>>) -> Vec<Result<EventId>> {
@@ -251,7 +264,7 @@ impl Dawdle {
             }));
         }
         let mut sent = self.0.engine.sender.signal_all(parcels).await.into_iter();
-        metrics::signalled(kind, sent.as_slice().iter().filter(|sent| sent.is_ok()).count());
+        self.count_signalled(kind, false, sent.as_slice().iter().filter(|sent| sent.is_ok()).count());
         let mut is_sent = |id| sent.next().unwrap_or_else(|| Err(unanswered())).map(|()| id);
         answers.into_iter().map(|answer| answer.and_then(&mut is_sent)).collect()
     }
@@ -273,27 +286,35 @@ impl Dawdle {
     ///
     /// # Errors
     /// As awaiting a [`Signal`].
-    pub async fn send(&self, envelope: Envelope) -> Result<EventId> {
-        self.send_envelope(envelope, WhenFull::Wait).await
+    pub async fn send(&self, mut envelope: Envelope) -> Result<EventId> {
+        let span = self.0.engine.tracer.signal(&envelope.kind);
+        span.record("messaging.message.id", envelope.id.as_str());
+        trace::carry(&span, &mut envelope);
+        trace::sending(span, self.send_envelope(envelope, WhenFull::Wait)).await
     }
 
     pub(crate) async fn send_envelope(&self, envelope: Envelope, when_full: WhenFull) -> Result<EventId> {
-        let kind = envelope.kind.clone();
+        let (kind, later) = (envelope.kind.clone(), envelope.due.is_some());
         let (id, parcel) = self.parcel(envelope)?;
         self.0.engine.sender.signal(parcel, when_full).await?;
-        metrics::signalled(&kind, 1);
+        self.count_signalled(&kind, later, 1);
         crate::crash::point!("signal.sent");
         Ok(id)
     }
 
     /// Puts an event into the buffer.
     pub(crate) async fn buffer(&self, envelope: Envelope) -> Result<EventId> {
-        let kind = envelope.kind.clone();
+        let (kind, later) = (envelope.kind.clone(), envelope.due.is_some());
         let (id, parcel) = self.parcel(envelope)?;
         let place = self.0.engine.sender.buffer(WhenFull::Refuse).await?;
         self.0.buffer.push(id, Parcel { _buffered: Some(Arc::new(place)), ..parcel })?;
-        metrics::signalled(&kind, 1);
+        self.count_signalled(&kind, later, 1);
         Ok(id)
+    }
+
+    fn count_signalled(&self, kind: &str, later: bool, events: usize) {
+        metrics::signalled(kind, later, events);
+        self.0.engine.dispatcher.journal().signalled(events);
     }
 
     /// The parcel of an event that is signalled.
@@ -305,19 +326,32 @@ impl Dawdle {
         Ok((envelope.id, parcel))
     }
 
-    /// Asks for the queue's time, once: a process that has asked the queue nothing yet does not
-    /// know how far its machine's clock is off.
-    pub(crate) async fn learn_the_time(&self) {
-        let ask = || async {
-            let learning = |backend: Arc<dyn Backend>| async move {
-                backend.learn_clock_offset().await;
-                Ok(())
+    /// Asks for the queue's time until it is known: a process that has asked the queue nothing yet does
+    /// not know how far its machine's clock is off, and would have an event handled early.
+    ///
+    /// # Errors
+    /// Where the queue has not answered within the send timeout.
+    pub(crate) async fn learn_the_time(&self) -> Result<()> {
+        let (engine, clock) = (&self.0.engine, self.clock());
+        let (timeout, begun) = (engine.settings.send_timeout, clock.instant());
+        let ask = || engine.ask(|backend: Arc<dyn Backend>| async move { backend.learn_clock_offset().await });
+        let mut tries = 0;
+        loop {
+            let left = timeout.saturating_sub(clock.instant().saturating_duration_since(begun));
+            let error = match clock.timeout(left, self.0.time.get_or_try_init(ask)).await {
+                Some(Ok(())) => return Ok(()),
+                Some(Err(error)) => error,
+                None => Error::new(ErrorKind::Unavailable, format!("no answer within {timeout:?} (`send_timeout`)")),
             };
-            if let Err(error) = self.0.engine.ask(learning).await {
-                tracing::debug!("the queue's time was not learnt: {error}");
+            tries += 1;
+            let pause = engine.settings.send_backoff.delay(tries, fastrand::f64());
+            if !error.is_transient() || pause >= left {
+                let text = format!("the queue's time is not known, by which the event would be due: {error}");
+                return Err(Error::new(error.kind(), text).with_source(error));
             }
-        };
-        self.0.time.get_or_init(ask).await;
+            tracing::debug!(tries, "the queue's time is not known yet, asking again in {pause:?}: {error}");
+            clock.sleep(pause).await;
+        }
     }
 
     pub(crate) fn ensure_open(&self) -> Result<()> {
@@ -370,33 +404,50 @@ impl Dawdle {
         self.0.engine.sender.check_size(&parcel)?;
         let buffered = self.0.engine.sender.buffer(when_full).await?;
         self.observe(&envelope);
-        metrics::signalled(&envelope.kind, 1);
+        self.count_signalled(&envelope.kind, false, 1);
         let (guard, dawdle) = (self.0.direct.busy.guard(), self.clone());
         self.clock().spawn(async move {
             let _counted = (guard, buffered);
             crate::crash::point!("direct.before");
-            let writes = dawdle.0.engine.dispatcher.run_direct(envelope, &dawdle.0.direct.stops).await;
+            let writer = dawdle.clone();
+            let write = move |write| -> BoxFuture<'static, ()> {
+                let dawdle = writer.clone();
+                Box::pin(async move {
+                    crate::crash::point!("direct.left");
+                    dawdle.write_direct(write).await;
+                    crate::crash::point!("direct.written");
+                })
+            };
+            dawdle.0.engine.dispatcher.run_direct(envelope, &dawdle.0.direct.stops, write).await;
             crate::crash::point!("direct.ran");
-            for write in writes {
-                dawdle.write_direct(&write).await;
-                crate::crash::point!("direct.written");
-            }
         });
         Ok(id)
     }
 
     /// Puts what is left of a direct event on a queue: tried for as long as this instance lives.
-    async fn write_direct(&self, write: &Write) {
+    async fn write_direct(&self, mut write: Write) {
         let engine = &self.0.engine;
-        let (Write::Again(envelope, _) | Write::Dead(envelope, _)) = write;
+        let (Write::Again(envelope, _) | Write::Dead(envelope, _)) = &write;
         let id = envelope.id;
         let mut tries = 0;
         loop {
-            let sent = match engine.parcel(write) {
+            let sent = match engine.parcel(&write) {
                 Ok(parcel) => engine.sender.send(parcel).await,
                 Err(error) => Err(error),
             };
             let Err(error) = sent else { return };
+            if error.is_permanent() {
+                write = match write {
+                    Write::Again(envelope, _) => {
+                        engine.dispatcher.dead(*envelope, reason::UNSENDABLE, Some(error.to_string()))
+                    }
+                    Write::Dead(..) => {
+                        tracing::error!("event {id}, signalled directly, is LOST: no queue will ever take it: {error}");
+                        return;
+                    }
+                };
+                continue;
+            }
             tries += 1;
             let pause = WRITE_AGAIN.delay(tries, fastrand::f64());
             let last = self.0.direct.stops.abort.is_raised();
@@ -484,6 +535,7 @@ impl Dawdle {
             return Err(Error::new(ErrorKind::ShutDown, "this Dawdle has been shut down; it cannot listen"));
         }
         if listener.is_none() && !self.is_paused() {
+            metrics::listening(self.0.engine.lanes(), &self.handlers());
             *listener = Some(Listener::start(self.0.engine.clone(), self.as_any(), Some(runtime)));
         }
         Ok(())
@@ -602,6 +654,71 @@ impl Dawdle {
         self.0.engine.backend.usage()
     }
 
+    /// What this node is doing, and what its handlers have done in the last minutes: runs, failures and
+    /// latencies, counted in this process. Asks nothing of the backend.
+    ///
+    /// ```standalone_crate
+    /// # use std::time::Duration;
+    /// # use dawdle::{Event, Outcome, testing::Harness};
+    /// # #[derive(serde::Serialize, serde::Deserialize, Event)]
+    /// # #[event(kind = "doc.activity.sent")]
+    /// # struct Sent;
+    /// #[dawdle::handler(attempts = 2, backoff = "1s")]
+    /// async fn deliver(_: &Sent) -> Outcome {
+    ///     Err("mailbox full".into())
+    /// }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> dawdle::Result<()> {
+    /// # let test = Harness::builder().only_handlers(["deliver"]).start().await?;
+    /// # let dawdle = test.dawdle();
+    /// dawdle.signal(Sent).await?;
+    /// # test.drain_scheduled().await;
+    /// let activity = dawdle.activity();
+    /// let deliver = &activity.handlers[0];
+    /// assert_eq!((deliver.runs, deliver.failed), (2, 2));
+    /// assert_eq!((activity.failures[0].error.as_str(), activity.failures[0].dead), ("mailbox full", true));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn activity(&self) -> Activity {
+        let engine = &self.0.engine;
+        let (concurrency, journal) = (engine.dispatcher.concurrency(), engine.dispatcher.journal());
+        let (signalled, received) = journal.counts();
+        Activity {
+            node: engine.settings.node.clone(),
+            version: engine.settings.version.clone(),
+            backend: engine.backend.describe(),
+            counting_costs: !engine.backend.limits().calls_share,
+            window: journal.window(),
+            signalled,
+            received,
+            running: concurrency.running(),
+            concurrency: concurrency.limit(),
+            permits_free: concurrency.free(),
+            in_flight: self.in_flight(),
+            send_buffer: engine.sender.buffered(),
+            handlers: journal.handlers(engine.clock.instant()),
+            failures: journal.failures(),
+        }
+    }
+
+    /// The queues that there are: the message queue, the delay queue where long delays need one, and the dead
+    /// letters.
+    pub fn lanes(&self) -> Vec<Lane> {
+        let dead = self.0.engine.backend.limits().dead_lane.then_some(Lane::Dead);
+        self.0.engine.lanes().chain(dead).collect()
+    }
+
+    /// Counts what is on a queue. On SQS that is one or two requests, which are billed, and the counts are
+    /// approximate and up to a minute old:
+    /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_GetQueueAttributes.html>
+    ///
+    /// # Errors
+    /// The backend's: [`ErrorKind::Unavailable`], [`ErrorKind::Credentials`] or [`ErrorKind::Queue`].
+    pub async fn inspect(&self, lane: Lane) -> Result<LaneStats> {
+        self.0.engine.ask(move |backend| async move { backend.inspect(lane).await }).await
+    }
+
     /// How the queues are that this node listens to: received from, or failing since when and why,
     /// and when a receive last succeeded. Asks nothing of the backend.
     pub fn health(&self) -> Health {
@@ -611,7 +728,9 @@ impl Dawdle {
 
     /// Drains and comes to an end, within `shutdown_timeout`: stops receiving, waits for handlers,
     /// tells them to stop five seconds before the end, flushes acks and sends, gives the rest
-    /// back. Nothing is lost. It goes on when this is dropped; called again, it waits for that.
+    /// back. Nothing that was on a queue is lost; what is in the send buffer is sent, unless the queue takes
+    /// nothing until the time is up: those are logged as lost. It goes on when this is dropped; called again,
+    /// it waits for that.
     pub async fn shutdown(&self) {
         if !self.0.closing.swap(true, Ordering::AcqRel) {
             let dawdle = self.clone();
@@ -632,17 +751,20 @@ impl Dawdle {
         futures_util::future::join(self.stop_listener(), direct).await;
         crate::crash::point!("close.drained");
         let left = timeout.saturating_sub(engine.clock.instant().saturating_duration_since(start));
-        let flush = async {
+        let buffered = async {
             if let Err(error) = self.0.buffer.close().await {
                 tracing::error!("at the shutdown: {error}");
             }
+        };
+        let rest = async {
             engine.sender.flush().await;
             crate::crash::point!("close.sent");
-            self.dead_letters().let_go().await;
-            crate::crash::point!("close.let_go");
+            self.dead_letters().release_all().await;
+            crate::crash::point!("close.released");
             engine.settler.flush().await;
             crate::crash::point!("close.settled");
         };
+        let flush = futures_util::future::join(buffered, rest);
         if engine.clock.timeout(left.max(Duration::from_millis(100)), flush).await.is_none() {
             tracing::warn!("the shutdown's time is up before everything was flushed; what is left comes again");
         }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::{Stream, StreamExt};
 
-use crate::backend::{Backend, Delivery, Lane, Outgoing, Receipt, Settle, Settlement};
+use crate::backend::{Backend, BoxFuture, Delivery, Lane, Outgoing, Receipt, Settle, Settlement};
 use crate::dawdle::Dawdle;
 use crate::envelope::{Death, Envelope};
 use crate::error::{Error, ErrorKind, Result};
@@ -25,11 +25,19 @@ use crate::wire::{self, Body};
 /// visibility timeout.
 pub const HOLD: Duration = Duration::from_secs(300);
 
-/// How many letters one instance holds at most.
+/// How many letters one instance holds at most, unless a test says otherwise.
 const MAX_HELD: usize = 100_000;
 
 /// How many letters are replayed or purged side by side.
 const SIDE_BY_SIDE: usize = 10;
+
+/// The most looks of a scan that are under way at once. It comes to that only while what a look finds is
+/// taken within `SOON`: what waits to be shown is held meanwhile.
+const LOOKS: usize = 16;
+const SOON: Duration = Duration::from_secs(1);
+
+/// How many batches of letters are given back at once.
+const RELEASES: usize = 32;
 
 /// An event, or what was left of one, that was given up.
 #[derive(Clone, Debug)]
@@ -60,7 +68,6 @@ pub struct DeadLetter {
     /// The event with everything that travelled beside its data.
     pub envelope: Envelope,
     message_id: String,
-    receipt: Receipt,
     /// Body and message attributes of what was no event.
     raw: Option<(String, BTreeMap<String, String>)>,
 }
@@ -165,20 +172,52 @@ impl DeadLetters {
     /// or purged. On SQS looking hides: a letter that is left alone is visible to others again
     /// after that, or when this instance scans again or shuts down. Letters that others hold are
     /// not shown. The stream ends after an error.
+    ///
+    /// An instance holds at most 100,000 letters. What the filter does not ask for is given back to make room, and
+    /// where more are shown the stream ends with an [`ErrorKind::Full`]; so it does where there are more than
+    /// that and the backend does not come to the end of them.
     pub fn scan(&self, filter: Filter) -> DeadLetterStream {
-        self.scan_with(filter, None)
+        self.scan_if(filter, |_| true)
     }
 
-    fn scan_with(&self, filter: Filter, once: Option<Once>) -> DeadLetterStream {
+    /// The same with a condition of one's own: what does not fulfil it is passed over as what the filter does
+    /// not ask for.
+    ///
+    /// ```no_run
+    /// # async fn doc(dawdle: dawdle::Dawdle) -> dawdle::Result<()> {
+    /// use dawdle::Filter;
+    /// let refused = |letter: &dawdle::DeadLetter| letter.error.as_deref().is_some_and(|it| it.contains("refused"));
+    /// let mut letters = dawdle.dead_letters().scan_if(Filter::default().kind("order.paid"), refused);
+    /// while let Some(letter) = letters.next().await {
+    ///     dawdle.dead_letters().replay(&letter?).await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn scan_if(
+        &self,
+        filter: Filter,
+        fits: impl Fn(&DeadLetter) -> bool + Send + Sync + 'static,
+    ) -> DeadLetterStream {
+        self.scan_with(filter, Box::new(fits), None)
+    }
+
+    fn scan_with(&self, filter: Filter, fits: Box<Fits>, once: Option<Once>) -> DeadLetterStream {
         let scan = Scan {
             dawdle: self.dawdle.clone(),
             filter,
+            fits,
             once,
-            number: None,
+            begun: false,
+            came_across: HashSet::new(),
             found: VecDeque::new(),
+            looks: 1,
+            looked: None,
+            again: 0,
             broken: false,
             passed_over: Vec::new(),
-            shown: 0,
+            gave_back: false,
+            shown: HashSet::new(),
         };
         DeadLetterStream {
             stream: Box::pin(futures_util::stream::unfold(scan, |mut scan| async {
@@ -256,7 +295,7 @@ impl DeadLetters {
         act: impl Fn(DeadLetter) -> F,
     ) -> Result<usize> {
         let once = Some(Once { begun: self.dawdle.clock().now(), seen: HashSet::new() });
-        let mut letters = self.scan_with(filter, once).chunks(SIDE_BY_SIDE);
+        let mut letters = self.scan_with(filter, Box::new(|_| true), once).chunks(SIDE_BY_SIDE);
         let mut done = 0;
         while let Some(chunk) = letters.next().await {
             let chunk = chunk.into_iter().map(|letter| async { act(letter?).await });
@@ -269,12 +308,8 @@ impl DeadLetters {
     }
 
     async fn remove(&self, letter: &DeadLetter, receipt: Receipt) -> Result<()> {
-        let engine = self.dawdle.engine();
-        let entry = Settle { receipt, how: Settlement::Ack };
         crate::crash::point!("remove.before");
-        let removed = engine
-            .ask(|backend| async move { backend.settle(Lane::Dead, &[entry]).await.pop().unwrap_or(Ok(())) })
-            .await;
+        let removed = self.dawdle.engine().settler.remove(receipt).await;
         crate::crash::point!("remove.after");
         self.dawdle.held().lock().letters.remove(&letter.message_id);
         removed
@@ -293,18 +328,40 @@ impl DeadLetters {
         }
     }
 
-    /// Makes everything that this instance holds visible to others again.
-    pub(crate) async fn let_go(&self) {
-        let engine = self.dawdle.engine();
-        let now = engine.clock.instant();
-        let held: Vec<Receipt> = {
+    /// How many letters scans of this instance hold.
+    pub fn held(&self) -> usize {
+        let now = self.dawdle.clock().instant();
+        self.dawdle.held().lock().letters.values().filter(|hold| now < hold.until).count()
+    }
+
+    /// Gives back what scans of this instance hold: others can see it at once, and it has to be scanned again
+    /// before it is replayed or purged. For a process that looks and goes on living; a shutdown does it, too.
+    ///
+    /// A letter that cannot be given back is visible to others when its hold ends.
+    pub async fn release_all(&self) {
+        let now = self.dawdle.clock().instant();
+        let held = {
             let mut held = self.dawdle.held().lock();
-            held.letters.retain(|_, hold| now < hold.until);
-            held.letters.values().map(|hold| hold.receipt.clone()).collect()
+            let receipts = held.receipts(now);
+            held.letters.clear();
+            receipts
         };
-        crate::crash::point!("let_go.before");
-        release(engine, &held).await;
-        crate::crash::point!("let_go.after");
+        let_go(self.dawdle.engine(), &held).await;
+    }
+
+    /// Lets this instance hold so many letters at most, for a test.
+    #[cfg(feature = "testing")]
+    #[doc(hidden)]
+    pub fn hold_at_most(&self, letters: usize) {
+        self.dawdle.held().lock().most = letters;
+    }
+
+    /// The time by the queues' clock, by which letters die.
+    pub async fn now(&self) -> SystemTime {
+        if let Err(error) = self.dawdle.learn_the_time().await {
+            tracing::warn!("{error}");
+        }
+        self.dawdle.clock().now()
     }
 }
 
@@ -312,18 +369,34 @@ impl DeadLetters {
 #[derive(Default)]
 pub(crate) struct Held(Mutex<Holds>);
 
-#[derive(Default)]
 struct Holds {
+    /// By message id.
     letters: HashMap<String, Hold>,
-    scans: u64,
+    most: usize,
 }
 
 struct Hold {
     /// The newest one.
     receipt: Receipt,
     until: Instant,
-    /// The scan that came across it last.
-    scan: u64,
+}
+
+impl Default for Holds {
+    fn default() -> Self {
+        Holds { letters: HashMap::new(), most: MAX_HELD }
+    }
+}
+
+impl Holds {
+    /// Those of what is still held.
+    fn receipts(&mut self, now: Instant) -> Vec<Receipt> {
+        self.forget_lapsed(now);
+        self.letters.values().map(|hold| hold.receipt.clone()).collect()
+    }
+
+    fn forget_lapsed(&mut self, now: Instant) {
+        self.letters.retain(|_, hold| now < hold.until);
+    }
 }
 
 impl Held {
@@ -379,19 +452,38 @@ impl Once {
     }
 }
 
+fn hash_of(message_id: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    message_id.hash(&mut hasher);
+    hasher.finish()
+}
+
+type Fits = dyn Fn(&DeadLetter) -> bool + Send + Sync;
+
 /// A scan under way.
 struct Scan {
     dawdle: Dawdle,
     filter: Filter,
+    fits: Box<Fits>,
     once: Option<Once>,
-    /// Its number, once it has begun.
-    number: Option<u64>,
+    begun: bool,
+    /// Hashes of the messages that it has seen. One whose hold ran out, or that was given back, comes again, and is
+    /// not shown again.
+    came_across: HashSet<u64>,
     found: VecDeque<Delivery>,
+    /// How many looks are under way at once the next time, and when the last ones were answered.
+    looks: usize,
+    looked: Option<Instant>,
+    /// How many came again since the last new one: their hold ran out while others were shown.
+    again: usize,
     /// It ended in an error.
     broken: bool,
-    /// Held, but not what the filter asks for.
-    passed_over: Vec<Receipt>,
-    shown: usize,
+    /// Message ids of what is held, but is not what the filter asks for.
+    passed_over: Vec<String>,
+    /// Some of that was given back, to make room.
+    gave_back: bool,
+    /// Hashes of the messages that it has shown.
+    shown: HashSet<u64>,
 }
 
 impl Scan {
@@ -399,25 +491,25 @@ impl Scan {
         if self.broken {
             return None;
         }
-        let number = match self.number {
-            Some(number) => number,
-            None => self.begin().await,
-        };
+        if !self.begun {
+            self.begin().await;
+        }
         loop {
-            if self.filter.limit.is_some_and(|limit| self.shown >= limit) {
+            if self.filter.limit.is_some_and(|limit| self.shown.len() >= limit) {
                 self.give_back().await;
                 return None;
             }
             if let Some(delivery) = self.found.pop_front() {
                 let letter = letter(delivery);
-                if self.filter.takes(&letter) && self.once.as_mut().is_none_or(|once| once.takes(&letter)) {
-                    self.shown += 1;
+                let fits = self.filter.takes(&letter) && (self.fits)(&letter);
+                if fits && self.once.as_mut().is_none_or(|once| once.takes(&letter)) {
+                    self.shown.insert(hash_of(&letter.message_id));
                     return Some(Ok(letter));
                 }
-                self.passed_over.push(letter.receipt);
+                self.passed_over.push(letter.message_id);
                 continue;
             }
-            match self.browse(number).await {
+            match self.browse().await {
                 Ok(true) => {}
                 Ok(false) => {
                     self.give_back().await;
@@ -425,67 +517,159 @@ impl Scan {
                 }
                 Err(error) => {
                     self.broken = true;
+                    if error.kind() == ErrorKind::Full {
+                        self.give_back().await;
+                    }
                     return Some(Err(error));
                 }
             }
         }
     }
 
-    async fn begin(&mut self) -> u64 {
-        let number = {
+    async fn begin(&mut self) {
+        self.begun = true;
+        // What an earlier scan of this instance holds is shown again. It is not forgotten: whoever works on one
+        // of them goes on as soon as this scan comes across it.
+        let held = self.dawdle.held().lock().receipts(self.dawdle.clock().instant());
+        let_go(self.dawdle.engine(), &held).await;
+    }
+
+    /// Sees to it that an instance holds no more than it may. Holds that have run out do not count, and what was
+    /// passed over is given back where that is half of it at least: it comes again, and is passed over again. Says
+    /// for how many there is room.
+    async fn make_room(&mut self) -> Result<usize> {
+        let now = self.dawdle.clock().instant();
+        let most = {
             let mut held = self.dawdle.held().lock();
-            held.scans += 1;
-            held.scans
+            if held.letters.len() >= held.most {
+                held.forget_lapsed(now);
+                self.passed_over.retain(|id| held.letters.contains_key(id));
+            }
+            if held.letters.len() < held.most {
+                return Ok(held.most - held.letters.len());
+            }
+            held.most
         };
-        self.number = Some(number);
-        // What an earlier scan of this instance holds is shown again.
-        DeadLetters::new(self.dawdle.clone()).let_go().await;
-        number
+        let passed_over = self.passed_over.len();
+        if passed_over >= most.div_ceil(2) {
+            self.gave_back = true;
+            let ids = std::mem::take(&mut self.passed_over);
+            self.let_go_of(ids).await;
+            return Ok(passed_over);
+        }
+        Err(Error::new(
+            ErrorKind::Full,
+            format!(
+                "{most} dead letters are held, which is the most at a time: what lies beyond them was not looked at; replay \
+                 or purge some, then scan again"
+            ),
+        ))
+    }
+
+    /// Whether the scan has seen all there is, when only what it has seen comes again: a backend may go on showing
+    /// what it was given back.
+    async fn ensure_all_seen(&self) -> Result<()> {
+        if !self.gave_back {
+            return Ok(());
+        }
+        let seen = self.came_across.len();
+        let all = self.dawdle.inspect(Lane::Dead).await.map_or(u64::MAX, |stats| stats.total());
+        if u64::try_from(seen).is_ok_and(|seen| seen >= all) {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Full,
+            format!(
+                "{seen} dead letters were looked at, which is more than are held at a time, and there may be others, which \
+                 do not come; replay or purge some, then scan again"
+            ),
+        ))
     }
 
     /// Takes in more; `false` when there is no more, or it has come round.
-    async fn browse(&mut self, number: u64) -> Result<bool> {
+    async fn browse(&mut self) -> Result<bool> {
+        let room = self.make_room().await?;
         let engine = self.dawdle.engine();
-        if self.dawdle.held().lock().letters.len() >= MAX_HELD {
-            return Err(Error::new(
-                ErrorKind::Full,
-                format!("{MAX_HELD} dead letters are held, which is the limit; replay or purge some, then scan again"),
-            ));
-        }
         let until = engine.clock.instant() + HOLD;
         let max = engine.backend.limits().max_batch_entries;
-        let found = engine.ask(move |backend| async move { backend.browse(Lane::Dead, max, HOLD).await }).await?;
+        let taken_soon = self.looked.is_some_and(|looked| engine.clock.instant() < looked + SOON);
+        let looks = if taken_soon { self.looks.min(room.div_ceil(max.max(1))) } else { 1 };
+        let look = || engine.ask(move |backend| async move { backend.browse(Lane::Dead, max, HOLD).await });
+        let looking: Vec<_> = std::iter::repeat_with(look).take(looks).collect();
+        let answers = futures_util::future::join_all(looking).await;
         crate::crash::point!("scan.found");
-        let before = self.found.len();
-        let mut held = self.dawdle.held().lock();
-        for delivery in found {
-            let hold = Hold { receipt: delivery.receipt.clone(), until, scan: number };
-            let known = held.letters.insert(delivery.message_id.clone(), hold);
-            if known.is_none_or(|known| known.scan != number) {
-                self.found.push_back(delivery);
+        self.looked = Some(engine.clock.instant());
+        let (before, mut came, mut failed) = (self.found.len(), 0, None);
+        {
+            let mut held = self.dawdle.held().lock();
+            for answer in answers {
+                match answer {
+                    Err(error) => failed = failed.or(Some(error)),
+                    Ok(found) => {
+                        for delivery in found {
+                            came += 1;
+                            let hold = Hold { receipt: delivery.receipt.clone(), until };
+                            held.letters.insert(delivery.message_id.clone(), hold);
+                            let hash = hash_of(&delivery.message_id);
+                            if self.came_across.insert(hash) {
+                                self.found.push_back(delivery);
+                            } else if !self.shown.contains(&hash) {
+                                self.passed_over.push(delivery.message_id);
+                            }
+                        }
+                    }
+                }
             }
         }
-        Ok(self.found.len() > before)
+        // There may be more to come where every look was worth it.
+        self.looks = if came >= looks * max / 2 { (looks * 2).min(LOOKS) } else { 1 };
+        let new = self.found.len() - before;
+        self.again = if new > 0 { 0 } else { self.again + came };
+        let come_round = self.again > self.came_across.len();
+        match failed {
+            // What else was found is shown first; the next look fails, too, or all is well again.
+            Some(error) if new == 0 => Err(error),
+            _ if come_round => self.ensure_all_seen().await.map(|()| false),
+            _ => Ok(came > 0),
+        }
     }
 
     /// Lets go of what the scan came across and did not show.
     async fn give_back(&mut self) {
-        let engine = self.dawdle.engine();
-        let unread = self.found.drain(..).map(|delivery| delivery.receipt);
-        let receipts: Vec<Receipt> = self.passed_over.drain(..).chain(unread).collect();
-        let given_back: HashSet<&Receipt> = receipts.iter().collect();
-        self.dawdle.held().lock().letters.retain(|_, hold| !given_back.contains(&hold.receipt));
-        release(engine, &receipts).await;
+        let unread = self.found.drain(..).map(|delivery| delivery.message_id);
+        let ids = self.passed_over.drain(..).chain(unread).collect();
+        self.let_go_of(ids).await;
         crate::crash::point!("scan.given_back");
     }
+
+    /// Lets go of messages, but for those that are shown.
+    async fn let_go_of(&self, ids: Vec<String>) {
+        let receipts: Vec<Receipt> = {
+            let mut held = self.dawdle.held().lock();
+            let unshown = ids.iter().filter(|id| !self.shown.contains(&hash_of(id)));
+            unshown.filter_map(|id| Some(held.letters.remove(id)?.receipt)).collect()
+        };
+        release(self.dawdle.engine(), &receipts).await;
+    }
+}
+
+/// Makes all that an instance holds visible to others.
+async fn let_go(engine: &Engine, held: &[Receipt]) {
+    crate::crash::point!("release_all.before");
+    release(engine, held).await;
+    crate::crash::point!("release_all.after");
 }
 
 /// Makes letters visible to others. One that fails is visible when its hold ends.
 async fn release(engine: &Engine, receipts: &[Receipt]) {
     let how = Settlement::ReleaseAfter(Duration::ZERO);
+    let mut batches: Vec<BoxFuture<'_, Result<_>>> = Vec::new();
     for batch in receipts.chunks(engine.backend.limits().max_batch_entries.max(1)) {
         let entries: Vec<Settle> = batch.iter().map(|receipt| Settle { receipt: receipt.clone(), how }).collect();
-        let released = engine.ask(|backend| async move { Ok(backend.settle(Lane::Dead, &entries).await) }).await;
+        batches.push(Box::pin(engine.ask(|backend| async move { Ok(backend.settle(Lane::Dead, &entries).await) })));
+    }
+    let mut batches = futures_util::stream::iter(batches).buffer_unordered(RELEASES);
+    while let Some(released) = batches.next().await {
         if let Err(error) = released {
             tracing::debug!("dead letters were not let go of; they are visible when their hold ends: {error}");
         }
@@ -494,7 +678,7 @@ async fn release(engine: &Engine, receipts: &[Receipt]) {
 
 /// Reads a message of the dead lane.
 fn letter(delivery: Delivery) -> DeadLetter {
-    let Delivery { message_id, receipt, body, attributes, enqueued_at, .. } = delivery;
+    let Delivery { message_id, body, attributes, enqueued_at, .. } = delivery;
     let death =
         |reason: &str| Death { reason: reason.to_owned(), error: None, time: enqueued_at, node: None, version: None };
     let (envelope, raw) = match wire::read(&body, enqueued_at) {
@@ -525,7 +709,6 @@ fn letter(delivery: Delivery) -> DeadLetter {
         version,
         envelope,
         message_id,
-        receipt,
         raw,
     }
 }

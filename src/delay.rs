@@ -5,7 +5,7 @@
 //!   due within max_delay ────────────────► message queue, delayed for the rest
 //!   due later ──► delay queue, delayed (up to max_delay) ──► park (up to max_lease a time) ─┐
 //!                      ▲                                                                    │
-//!                      └── sent afresh before day 13, or spilled near the in-flight quota   │
+//!                      └── sent afresh on day 7 of 14, or spilled near the in-flight quota  │
 //!                          message queue, delayed for the rest ◄── ten minutes before due ──┘
 //! ```
 //!
@@ -26,9 +26,11 @@ pub(crate) const WAKE_AHEAD: Duration = Duration::from_secs(600);
 /// How early an event is asked for where delays are counted in seconds; the rest is held.
 const ASK_EARLY: Duration = Duration::from_millis(500);
 
-/// What is kept free of a lease's and of the retention's end, for requests that are under way.
+/// What is kept free of a lease's end, for requests that are under way.
 const LEASE_MARGIN: Duration = Duration::from_secs(5);
-const RETENTION_MARGIN: Duration = Duration::from_secs(86_400);
+
+/// The part of the retention's end by which an event should long be off the delay queue.
+const LAST_DAY: Duration = Duration::from_secs(86_400);
 
 /// What is between the receives of a message that is parked for as long as it can be, and how
 /// often it may be received without being hopped: by a node that is restarted every day.
@@ -114,8 +116,9 @@ pub(crate) fn next_hop(now: SystemTime, event: Parked, in_flight: u64, limits: &
     if park < LONG_PARK && in_flight >= share(limits, CROWDED_AT) {
         return Hop::Renew;
     }
-    let kept_until = limits.retention.map(|retention| event.enqueued + retention.saturating_sub(RETENTION_MARGIN));
-    if kept_until.is_some_and(|end| now + park > end) {
+    // The other half is for the time in which no node runs.
+    let half = limits.retention.map(|retention| event.enqueued + retention / 2);
+    if half.is_some_and(|half| now + park > half) {
         return Hop::Renew;
     }
     Hop::Park(park)
@@ -133,7 +136,7 @@ pub(crate) fn most_receives(age: Duration, max_receives: u32, limits: &Limits) -
 /// Whether a message found on the delay queue is to leave it soon or be gone: its last day there,
 /// when it should have been sent afresh.
 pub(crate) fn is_about_to_end(now: SystemTime, enqueued: SystemTime, limits: &Limits) -> bool {
-    limits.retention.is_some_and(|kept| until(enqueued, now) >= kept.saturating_sub(RETENTION_MARGIN))
+    limits.retention.is_some_and(|kept| until(enqueued, now) >= kept.saturating_sub(LAST_DAY))
 }
 
 /// Waking ends on the message queue's delay, whatever that is.

@@ -15,7 +15,9 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
+use tracing::{Instrument, Span};
 
+use crate::activity::{FailedRun, Journal};
 use crate::backend::{BoxFuture, Delivery};
 use crate::clock::{Clock, Handoff, Latch, TaskError, later};
 use crate::concurrency::{Concurrency, Permit};
@@ -35,6 +37,7 @@ use crate::room::Place;
 use crate::settings::Settings;
 use crate::shutdown::Stops;
 use crate::sync::{AtomicUsize, Semaphore};
+use crate::trace::{self, Tracer};
 use crate::wire::{self, Body, Unreadable};
 
 #[cfg(test)]
@@ -42,6 +45,9 @@ pub(crate) mod orders;
 
 /// The most of a handler's error that a dead letter keeps, in bytes.
 const MAX_ERROR: usize = 4096;
+
+/// The most of it that is kept among the recent failures.
+const MAX_SHOWN_ERROR: usize = 1024;
 
 /// What compressed bodies may unfold to, all together, in bytes. One more waits until others have come to
 /// their ends.
@@ -112,11 +118,13 @@ pub(crate) struct Dispatcher(Arc<Shared>);
 
 struct Shared {
     clock: Clock,
+    tracer: Tracer,
     settings: Settings,
     states: Arc<States>,
     middleware: Vec<Arc<dyn ErasedMiddleware>>,
     registry: RwLock<Arc<Registry>>,
     concurrency: Concurrency,
+    journal: Journal,
     /// The bytes that compressed bodies may still unfold to.
     unfolding: Arc<Semaphore>,
     foreign: Option<Foreign>,
@@ -132,7 +140,6 @@ pub(crate) type Instance = Box<dyn Fn() -> Option<Arc<dyn Any + Send + Sync>> + 
 /// What an envelope needs.
 enum Triage {
     Run { event: Arc<dyn Event>, here: Vec<Arc<Entry>>, elsewhere: Vec<Arc<Entry>> },
-    Hold(SystemTime),
     Write(Write),
 }
 
@@ -145,6 +152,14 @@ struct Run<'a> {
     place: Option<&'a Place>,
     lost: &'a Latch,
     stops: &'a Stops,
+}
+
+/// How one run of a handler ended.
+struct Ran {
+    outcome: Outcome,
+    /// What the metrics call that.
+    ended: &'static str,
+    span: Span,
 }
 
 /// How one handler's part of an event ended.
@@ -170,19 +185,21 @@ enum End {
 impl Dispatcher {
     pub(crate) fn new(
         clock: Clock,
+        tracer: Tracer,
         settings: Settings,
-        states: Arc<States>,
         middleware: Vec<Arc<dyn ErasedMiddleware>>,
         registry: Registry,
         foreign: Option<Foreign>,
         observer: Option<Arc<dyn Observer>>,
     ) -> Self {
         Dispatcher(Arc::new(Shared {
+            journal: Journal::new(clock.instant()),
             clock,
+            tracer,
             concurrency: Concurrency::new(settings.concurrency),
             unfolding: Arc::new(Semaphore::new(MAX_UNFOLDED)),
             settings,
-            states,
+            states: Arc::default(),
             middleware,
             registry: RwLock::new(Arc::new(registry)),
             foreign,
@@ -223,6 +240,11 @@ impl Dispatcher {
     /// The permits that handlers run under.
     pub(crate) fn concurrency(&self) -> &Concurrency {
         &self.0.concurrency
+    }
+
+    /// What was run here lately.
+    pub(crate) fn journal(&self) -> &Journal {
+        &self.0.journal
     }
 
     pub(crate) fn states(&self) -> &States {
@@ -295,30 +317,36 @@ impl Dispatcher {
         lost: &Latch,
         stops: &Stops,
     ) -> Option<Vec<Write>> {
-        loop {
-            match self.triage(envelope) {
-                Triage::Write(write) => return Some(vec![with_attributes(write, delivery)]),
-                Triage::Hold(due) if delay::until(self.0.clock.now(), due) > HOLD => {
-                    return Some(vec![again(envelope, Some(due))]);
-                }
-                Triage::Hold(due) => {
-                    place.step_aside();
-                    tokio::select! {
-                        biased;
-                        () = self.0.clock.sleep_until(due) => {}
-                        () = stops.begin.raised() => return None,
-                    }
-                }
-                Triage::Run { here, elsewhere, .. } if !elsewhere.is_empty() => {
-                    return Some(split(envelope, &here, &elsewhere));
-                }
-                Triage::Run { event, here, .. } => {
-                    return self
-                        .run_event(Run { envelope, event: &event, place: Some(place), lost, stops }, here)
-                        .await;
-                }
+        while let Some(due) = self.held_until(envelope) {
+            if delay::until(self.0.clock.now(), due) > HOLD {
+                return Some(vec![again(envelope, Some(due))]);
+            }
+            place.hold();
+            tokio::select! {
+                biased;
+                () = self.0.clock.sleep_until(due) => {}
+                () = stops.begin.raised() => return None,
             }
         }
+        let span = self.0.tracer.dispatch(envelope);
+        let dispatched = async {
+            match self.triage(envelope) {
+                Triage::Write(write) => Some(vec![with_attributes(write, delivery)]),
+                Triage::Run { here, elsewhere, .. } if !elsewhere.is_empty() => {
+                    Some(split(envelope, &here, &elsewhere))
+                }
+                Triage::Run { event, here, .. } => {
+                    self.run_event(Run { envelope, event: &event, place: Some(place), lost, stops }, here).await
+                }
+            }
+        };
+        dispatched.instrument(span).await
+    }
+
+    /// When an event comes to be due that is not, and has not expired.
+    fn held_until(&self, envelope: &Envelope) -> Option<SystemTime> {
+        let now = self.0.clock.now();
+        envelope.due.filter(|due| *due > now && !envelope.is_expired(now))
     }
 
     /// A pack's events go side by side, each under a permit of its own. What could not be begun within
@@ -457,11 +485,6 @@ impl Dispatcher {
         if envelope.is_expired(now) {
             return Triage::Write(self.dead((**envelope).clone(), reason::EXPIRED, None));
         }
-        if let Some(due) = envelope.due
-            && due > now
-        {
-            return Triage::Hold(due);
-        }
         let Some(kind) = event::canonical_kind(&envelope.kind) else {
             let why = format!("no event of kind `{}` is linked in", Shown(&envelope.kind));
             return Triage::Write(self.pass_on(envelope, now, why));
@@ -546,58 +569,78 @@ impl Dispatcher {
 
     /// Runs the handlers of one event. `None` when nothing of it was begun.
     async fn run_event(&self, run: Run<'_>, here: Vec<Arc<Entry>>) -> Option<Vec<Write>> {
-        let siblings = Siblings { running: AtomicUsize::new(here.len()), none_runs: Latch::default() };
+        let siblings = Siblings::of(here.len());
         let runs = here.iter().map(|entry| self.run_handler(entry, run, &siblings));
         let ends = futures_util::future::join_all(runs).await;
-        if ends.iter().all(|end| matches!(end, End::NotRun { .. })) {
+        // Attempts that were spent are written down, though the next was not begun.
+        if ends.iter().all(|end| matches!(end, End::NotRun { attempt } if *attempt == run.envelope.attempt)) {
             return None;
         }
-        let mut writes = Vec::new();
-        for (entry, end) in here.iter().zip(ends) {
-            match end {
-                End::Done => {}
-                End::Again { attempt, at } => writes.push(addressed(run.envelope, entry, attempt, Some(at))),
-                End::NotRun { attempt } => writes.push(addressed(run.envelope, entry, attempt, None)),
-                End::Dead { reason, error, attempt } => {
-                    let envelope = run.envelope.addressed(&entry.name, attempt, None);
-                    writes.push(self.dead(envelope, &reason, Some(error)));
-                }
-            }
-        }
-        Some(writes)
+        let left = here.iter().zip(ends).filter_map(|(entry, end)| self.left_of(entry, run.envelope, end));
+        Some(left.collect())
     }
 
-    /// Runs the handlers of an event that is on no queue; yields what must be written of it.
-    pub(crate) async fn run_direct(&self, envelope: Envelope, stops: &Stops) -> Vec<Write> {
-        let envelope = Arc::new(envelope);
-        let again = |due| vec![again(&envelope, due)];
-        match self.triage(&envelope) {
-            Triage::Run { event, here, elsewhere } => {
-                let lost = Latch::default();
-                let run = Run { envelope: &envelope, event: &event, place: None, lost: &lost, stops };
-                match self.run_event(run, here).await {
-                    Some(mut writes) => {
-                        writes.extend(elsewhere.iter().map(|entry| addressed(&envelope, entry, 1, None)));
-                        writes
-                    }
-                    None => again(None),
-                }
+    /// What must be written of one handler's part.
+    fn left_of(&self, entry: &Entry, envelope: &Envelope, end: End) -> Option<Write> {
+        match end {
+            End::Done => None,
+            End::Again { attempt, at } => Some(addressed(envelope, entry, attempt, Some(at))),
+            End::NotRun { attempt } => Some(addressed(envelope, entry, attempt, None)),
+            End::Dead { reason, error, attempt } => {
+                Some(self.dead(envelope.addressed(&entry.name, attempt, None), &reason, Some(error)))
             }
-            Triage::Hold(due) => again(Some(due)),
-            Triage::Write(write) => vec![write],
         }
+    }
+
+    /// Runs the handlers of an event that is on no queue. What must be written of one is, before the others have
+    /// ended: there is no message that would come again.
+    pub(crate) async fn run_direct(
+        &self,
+        envelope: Envelope,
+        stops: &Stops,
+        write: impl Fn(Write) -> BoxFuture<'static, ()>,
+    ) {
+        let envelope = Arc::new(envelope);
+        if let Some(due) = self.held_until(&envelope) {
+            return write(again(&envelope, Some(due))).await;
+        }
+        let span = self.0.tracer.dispatch(&envelope);
+        let dispatched = async {
+            match self.triage(&envelope) {
+                Triage::Run { event, here, elsewhere } => {
+                    let lost = Latch::default();
+                    let run = Run { envelope: &envelope, event: &event, place: None, lost: &lost, stops };
+                    let (run, write) = (&run, &write);
+                    let ran = here.iter().map(async |entry| {
+                        let end = self.run_handler(entry, *run, &Siblings::none()).await;
+                        if let Some(left) = self.left_of(entry, run.envelope, end) {
+                            write(left).await;
+                        }
+                    });
+                    let passed_on = elsewhere.iter().map(|entry| write(addressed(&envelope, entry, 1, None)));
+                    let (ran, passed_on) =
+                        (futures_util::future::join_all(ran), futures_util::future::join_all(passed_on));
+                    futures_util::future::join(ran, passed_on).await;
+                }
+                Triage::Write(left) => write(left).await,
+            }
+        };
+        dispatched.instrument(span).await;
     }
 
     /// Runs one handler; while siblings of it still run, also its next tries.
     async fn run_handler(&self, entry: &Arc<Entry>, run: Run<'_>, siblings: &Siblings) -> End {
         let mut attempt = run.envelope.attempt;
         loop {
-            let outcome = self.run_once(entry, run, attempt).await;
-            let Some(outcome) = outcome else {
+            let Some(Ran { outcome, ended, span }) = self.run_once(entry, run, attempt).await else {
                 siblings.one_stopped();
                 return End::NotRun { attempt };
             };
-            let end = self.end_of(entry, run.envelope, attempt, outcome);
+            let end = match outcome {
+                Ok(()) => End::Done,
+                Err(failure) => span.in_scope(|| self.end_of(entry, run.envelope, attempt, &failure, ended)),
+            };
+            drop(span);
             siblings.one_stopped();
             let End::Again { attempt: next, at } = end else { return end };
             tokio::select! {
@@ -613,44 +656,55 @@ impl Dispatcher {
         }
     }
 
-    /// What an outcome means for its handler.
-    fn end_of(&self, entry: &Entry, envelope: &Envelope, attempt: u32, outcome: Outcome) -> End {
-        let Err(failure) = outcome else { return End::Done };
+    /// What a failure means for its handler; `ended` is what the metrics call it.
+    fn end_of(&self, entry: &Entry, envelope: &Envelope, attempt: u32, failure: &Failure, ended: &'static str) -> End {
         let now = self.0.clock.now();
         let error = truncated(failure.message(), MAX_ERROR);
         let (id, kind, handler) = (Shown(envelope.id.as_str()), &envelope.kind, &entry.name);
-        match failure.directive() {
+        let dead = |reason: &str| End::Dead { reason: reason.to_owned(), error: error.clone(), attempt };
+        let end = match failure.directive() {
             Directive::Discard => {
                 tracing::info!(%id, kind, %handler, attempt, "discarded: {error}");
-                End::Done
+                return End::Done;
             }
             Directive::Snooze(span) => {
                 tracing::debug!(%id, kind, %handler, attempt, "snoozed for {span:?}");
-                End::Again { attempt, at: later(now, span) }
+                return End::Again { attempt, at: later(now, span) };
             }
-            Directive::DeadLetter => End::Dead { reason: error.clone(), error, attempt },
-            Directive::Retry { .. } if attempt >= entry.attempts => {
-                End::Dead { reason: reason::ATTEMPTS.to_owned(), error, attempt }
-            }
+            Directive::DeadLetter => dead(&error),
+            Directive::Retry { .. } if attempt >= entry.attempts => dead(reason::ATTEMPTS),
             Directive::Retry { after } => {
                 let pause = after.unwrap_or_else(|| entry.backoff.delay(attempt, fastrand::f64()));
                 metrics::retried(kind, handler);
                 tracing::warn!(%id, kind, %handler, attempt, attempts = entry.attempts, "failed, again in {pause:?}: {error}");
                 End::Again { attempt: attempt + 1, at: later(now, pause) }
             }
-        }
+        };
+        self.0.journal.failed(FailedRun {
+            time: now,
+            id: envelope.id,
+            kind: kind.clone(),
+            handler: handler.to_string(),
+            attempt,
+            outcome: ended,
+            dead: matches!(end, End::Dead { .. }),
+            error: truncated(error, MAX_SHOWN_ERROR),
+        });
+        end
     }
 
     /// One run in a task of its own, under its permits and its timeout. `None` when it was not
     /// begun or was dropped by a shutdown.
-    async fn run_once(&self, entry: &Arc<Entry>, run: Run<'_>, attempt: u32) -> Option<Outcome> {
+    async fn run_once(&self, entry: &Arc<Entry>, run: Run<'_>, attempt: u32) -> Option<Ran> {
         let Run { envelope, event, place, lost, stops } = run;
         let shared = &self.0;
         if let Some(need) = entry.missing.first() {
             if let Some(observer) = &shared.observer {
                 observer.lacks_state(&entry.name, need.type_name);
             }
-            return Some(Err(Failure::dead_letter(format!("no State<{}> was given", need.type_name))));
+            let outcome = Err(Failure::dead_letter(format!("no State<{}> was given", need.type_name)));
+            let ended = name_of(&outcome);
+            return Some(Ran { outcome, ended, span: Span::none() });
         }
         let permits = tokio::select! {
             biased;
@@ -668,6 +722,7 @@ impl Dispatcher {
         let instance = shared.instance.get().and_then(|find| find())?;
         let cx = Context {
             envelope: Arc::clone(envelope),
+            kind: event.kind(),
             handler: Arc::clone(&entry.name),
             attempt,
             attempts: entry.attempts,
@@ -680,6 +735,7 @@ impl Dispatcher {
             place.begun().raise();
         }
         let (dispatcher, handled) = (self.clone(), Arc::clone(event));
+        let span = shared.tracer.handler(&entry.name, attempt, envelope);
         crate::crash::point!("handler.before");
         let start = Arc::new(AtomicU8::new(WAITING));
         let begun = Arc::clone(&start);
@@ -691,7 +747,7 @@ impl Dispatcher {
             }
             Some(Next::new(&dispatcher.0.middleware, &*handler).run(&cx, &*handled).await)
         });
-        let mut task = shared.clock.spawn_user(self.runtime().as_ref(), run);
+        let mut task = shared.clock.spawn_user(self.runtime().as_ref(), run.instrument(span.clone()));
         let _attended = task.attended();
         let (since, due) = (shared.clock.instant(), envelope.due_at());
         let since_due = || delay::until(due, shared.clock.now());
@@ -741,10 +797,16 @@ impl Dispatcher {
         let took = shared.clock.instant().saturating_duration_since(since);
         let ended = forced.unwrap_or_else(|| name_of(&outcome));
         running.ended(ended, took, since_due());
+        let failed = matches!(ended, "retry" | "timeout" | "panic" | "dead_letter");
+        span.record("dawdle.outcome", ended);
+        if failed {
+            trace::failed(&span, ended);
+        }
+        shared.journal.ran(meters.kind(), &entry.name, failed, took, shared.clock.instant());
         if let Some(observer) = &shared.observer {
             observer.ran(&entry.name, event, envelope.id, &outcome);
         }
-        Some(outcome)
+        Some(Ran { outcome, ended, span })
     }
 
     /// A handler's own permit first, so that waiting for it holds none of the node's; nor does it
@@ -777,6 +839,15 @@ struct Siblings {
 }
 
 impl Siblings {
+    fn of(count: usize) -> Self {
+        Siblings { running: AtomicUsize::new(count), none_runs: Latch::default() }
+    }
+
+    /// Of one that runs for itself: when it has stopped, none runs.
+    fn none() -> Self {
+        Siblings::of(1)
+    }
+
     fn one_stopped(&self) {
         if self.running.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.none_runs.raise();

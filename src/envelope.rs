@@ -23,11 +23,15 @@ pub(crate) const MAX_KEY: usize = 1024;
 /// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html>
 const MAX_GROUP: usize = 128;
 
+/// The longest tracestate that is passed on whatever happens, in characters:
+/// <https://www.w3.org/TR/trace-context/#tracestate-limits>
+const MAX_TRACE_STATE: usize = 512;
+
 /// The CloudEvents source of an envelope that was given none.
 pub(crate) const DEFAULT_SOURCE: &str = "dawdle";
 
 /// The attributes that CloudEvents or Dawdle give a meaning to; an application cannot set them.
-pub(crate) const RESERVED: [&str; 25] = [
+pub(crate) const RESERVED: [&str; 27] = [
     "specversion",
     "id",
     "source",
@@ -53,6 +57,8 @@ pub(crate) const RESERVED: [&str; 25] = [
     "dataref",
     "dataversion",
     "deadtime",
+    "deadnode",
+    "deadversion",
 ];
 
 /// A signalled event: its data, and the CloudEvents attributes that travel with it.
@@ -314,13 +320,37 @@ impl Envelope {
                 ),
             ));
         }
-        if RESERVED.contains(&name) || name.starts_with("dead") {
+        if RESERVED.contains(&name) {
             return Err(Error::new(
                 ErrorKind::Invalid,
                 format!("attribute name `{name}` has a meaning of its own on the wire; choose another"),
             ));
         }
         self.attributes.insert(name.to_owned(), Attribute::Text(value.into()));
+        Ok(())
+    }
+
+    /// Lets it carry a trace, as `traceparent` and `tracestate` of W3C Trace Context: for tracing that is not
+    /// OpenTelemetry's, which the feature `otel` sees to, and for events of other programs. What reads it is
+    /// [`attribute("traceparent")`](Envelope::attribute).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] when `traceparent` is none
+    /// (<https://www.w3.org/TR/trace-context/#traceparent-header>), or `tracestate` longer than 512 characters.
+    pub fn set_trace_context(&mut self, traceparent: &str, tracestate: Option<&str>) -> Result<()> {
+        let invalid = |text: String| Err(Error::new(ErrorKind::Invalid, text));
+        if !is_traceparent(traceparent) {
+            return invalid(format!(
+                "`{}` is no traceparent: that is `00-`, a trace's 32, a span's 16 and the flags' 2 hexadecimal digits, \
+                 with `-` between them",
+                Shown(traceparent)
+            ));
+        }
+        if let Some(length) = tracestate.map(|state| state.chars().count()).filter(|length| *length > MAX_TRACE_STATE) {
+            return invalid(format!("a tracestate has at most {MAX_TRACE_STATE} characters, this one has {length}"));
+        }
+        self.traceparent = Some(traceparent.to_owned());
+        self.tracestate = tracestate.map(str::to_owned);
         Ok(())
     }
 
@@ -420,4 +450,49 @@ pub(crate) fn whole_milliseconds(time: SystemTime) -> SystemTime {
     let Ok(since) = time.duration_since(SystemTime::UNIX_EPOCH) else { return SystemTime::UNIX_EPOCH };
     let millis = since.as_nanos().div_ceil(1_000_000);
     later(SystemTime::UNIX_EPOCH, Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX)))
+}
+
+/// Whether a text is a `traceparent` of W3C Trace Context: <https://www.w3.org/TR/trace-context/#traceparent-header>
+pub(crate) fn is_traceparent(text: &str) -> bool {
+    fn is(part: Option<&str>, length: usize) -> Option<&str> {
+        let is_hex = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        part.filter(|part| part.len() == length && part.bytes().all(is_hex))
+    }
+    let is_not_zero = |part: &str| part.bytes().any(|byte| byte != b'0');
+    let mut parts = text.split('-');
+    let Some(version) = is(parts.next(), 2).filter(|version| *version != "ff") else { return false };
+    is(parts.next(), 32).is_some_and(is_not_zero)
+        && is(parts.next(), 16).is_some_and(is_not_zero)
+        && is(parts.next(), 2).is_some()
+        // A later version may say more.
+        && (version != "00" || parts.next().is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_traceparent_is_what_w3c_says_it_is() {
+        for good in [
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00",
+            "cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-what-the-future-will-be-like",
+        ] {
+            assert!(is_traceparent(good), "{good}");
+        }
+        for bad in [
+            "",
+            "00",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
+            "00-4bf92f3577b34da6a3ce929d0e0e473é-00f067aa0ba902b7-01",
+        ] {
+            assert!(!is_traceparent(bad), "{bad}");
+        }
+    }
 }

@@ -96,6 +96,11 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         matches!(self.kind, ErrorKind::Unavailable | ErrorKind::Throttled)
     }
+
+    /// Whether the same write would fail the same way for ever, whatever is mended: it is about the message.
+    pub(crate) fn is_permanent(&self) -> bool {
+        matches!(self.kind, ErrorKind::TooLarge | ErrorKind::Refused | ErrorKind::Invalid | ErrorKind::Codec)
+    }
 }
 
 impl fmt::Display for Error {

@@ -58,6 +58,8 @@ tokio::task_local! {
 /// What one run of a handler is told about its event and its own situation.
 pub struct Context {
     pub(crate) envelope: Arc<Envelope>,
+    /// The event's, whichever of its names it came by.
+    pub(crate) kind: &'static str,
     pub(crate) handler: Arc<str>,
     pub(crate) attempt: u32,
     pub(crate) attempts: u32,
@@ -74,9 +76,9 @@ impl Context {
         self.envelope.id
     }
 
-    /// The event's name on the wire.
+    /// The event's kind: that of its type, also where it was signalled under an alias.
     pub fn kind(&self) -> &str {
-        &self.envelope.kind
+        self.kind
     }
 
     /// What deduplication goes by: the key that the event was signalled with, else its id. Together

@@ -1,6 +1,6 @@
 //! How a node's queues are: [`Health`].
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use crate::backend::Lane;
@@ -16,6 +16,8 @@ use crate::error::Error;
 pub struct Health {
     /// The message queue, then the delay queue where there is one to be looked at.
     pub queues: Vec<QueueHealth>,
+    /// The queues that cannot be written to now, so that messages wait which are handled already.
+    pub held_up: Vec<HeldUp>,
 }
 
 impl Health {
@@ -28,6 +30,21 @@ impl Health {
     pub fn queue(&self, lane: Lane) -> Option<&QueueHealth> {
         self.queues.iter().find(|queue| queue.lane == lane)
     }
+}
+
+/// A queue that what is left of messages cannot be written to: their retries, or their dead letters. The messages
+/// are kept, their leases extended, and the writes tried again with growing pauses of at most half a minute.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct HeldUp {
+    /// Which queue.
+    pub lane: Lane,
+    /// How many writes wait.
+    pub writes: usize,
+    /// When the first of them failed.
+    pub since: SystemTime,
+    /// Why the last one did.
+    pub error: Error,
 }
 
 /// How one queue is.
@@ -71,6 +88,9 @@ struct Watch {
     listening: bool,
     failing: Option<Failing>,
     last_receive: Option<SystemTime>,
+    writes: usize,
+    /// While there are such.
+    not_written: Option<Failing>,
 }
 
 #[derive(Debug)]
@@ -107,18 +127,30 @@ impl Monitor {
 
     /// A receive has failed. Says how many have in a row.
     pub(crate) fn failed(&self, lane: Lane, now: SystemTime, error: &Error) -> u32 {
-        let watch = &mut self.lock()[lane as usize];
-        let failing = watch.failing.get_or_insert_with(|| Failing { since: now, failures: 0, error: error.clone() });
-        failing.failures = failing.failures.saturating_add(1);
-        failing.error = error.clone();
-        failing.failures
+        Failing::again(&mut self.lock()[lane as usize].failing, now, error)
+    }
+
+    /// A write has failed, and waits; for the first time where no `before` says otherwise.
+    pub(crate) fn holds_up(
+        self: &Arc<Self>,
+        before: Option<Waiting>,
+        lane: Lane,
+        now: SystemTime,
+        error: &Error,
+    ) -> Waiting {
+        let waiting = before.filter(|before| before.lane == lane).unwrap_or_else(|| {
+            self.lock()[lane as usize].writes += 1;
+            Waiting { monitor: Arc::clone(self), lane }
+        });
+        Failing::again(&mut self.lock()[lane as usize].not_written, now, error);
+        waiting
     }
 
     /// How the lanes are that this node listens to, or would.
     pub(crate) fn health(&self, lanes: impl IntoIterator<Item = Lane>) -> Health {
         let watches = self.lock();
         let queue = |lane| {
-            let Watch { listening, failing, last_receive } = &watches[lane as usize];
+            let Watch { listening, failing, last_receive, .. } = &watches[lane as usize];
             let state = match failing {
                 _ if !listening => QueueState::Stopped,
                 None => QueueState::Running,
@@ -128,6 +160,40 @@ impl Monitor {
             };
             QueueHealth { lane, state, last_receive: *last_receive }
         };
-        Health { queues: lanes.into_iter().map(queue).collect() }
+        let held_up = |lane: Lane| {
+            let Watch { writes, not_written, .. } = &watches[lane as usize];
+            let Failing { since, error, .. } = not_written.as_ref()?;
+            Some(HeldUp { lane, writes: *writes, since: *since, error: error.clone() })
+        };
+        Health {
+            queues: lanes.into_iter().map(queue).collect(),
+            held_up: Lane::ALL.into_iter().filter_map(held_up).collect(),
+        }
+    }
+}
+
+impl Failing {
+    /// Takes one failure more in. Says how many there were in a row.
+    fn again(failing: &mut Option<Failing>, now: SystemTime, error: &Error) -> u32 {
+        let failing = failing.get_or_insert_with(|| Failing { since: now, failures: 0, error: error.clone() });
+        failing.failures = failing.failures.saturating_add(1);
+        failing.error = error.clone();
+        failing.failures
+    }
+}
+
+/// A write that waits to be tried again, until it is dropped.
+pub(crate) struct Waiting {
+    monitor: Arc<Monitor>,
+    lane: Lane,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let watch = &mut self.monitor.lock()[self.lane as usize];
+        watch.writes -= 1;
+        if watch.writes == 0 {
+            watch.not_written = None;
+        }
     }
 }

@@ -50,7 +50,7 @@
 //! | defining events | [`Event`](macro@Event), [`EventId`] |
 //! | handling them | [`macro@handler`], [`Handler`], [`Context`], [`State`], [`Outcome`], [`Failure`], [`Backoff`] |
 //! | starting, signalling, stopping | [`Dawdle`], [`Builder`], [`Config`], [`Signal`], [`signal()`] |
-//! | how a node's queues are | [`Dawdle::health`], [`Health`] |
+//! | how a node is, what it does and did | [`Dawdle::health`], [`Dawdle::activity`], [`metrics`], [`trace`] |
 //! | what was given up | [`DeadLetters`], [`DeadLetter`], [`Filter`], [`reason`] |
 //! | testing | `testing::Harness`, `Context::for_test` (feature `testing`) |
 //! | code around every signal and run | [`Middleware`] |
@@ -60,7 +60,7 @@
 //!
 //! # Features
 //!
-//! `sqs`, `local` and `testing` are on by default. A crate that only defines events needs none of
+//! `sqs`, `local` and `testing` are on by default; `otel` lets events carry [traces](trace). A crate that only defines events needs none of
 //! them: `dawdle = { version = "..", default-features = false }`. The memory backend is always
 //! there. A crate of handlers that nothing else refers to must be linked in by hand:
 //! `use my_handlers as _;` (a crate that is only named in Cargo.toml is dropped by the linker, and
@@ -87,6 +87,7 @@ mod handler;
 pub mod middleware;
 
 // Machinery: knows the seams, and no implementation.
+mod activity;
 mod batch;
 mod buffer;
 mod concurrency;
@@ -104,6 +105,7 @@ mod sender;
 mod settle;
 mod shutdown;
 mod suspect;
+pub mod trace;
 
 // Front: the only part that knows everything.
 mod builder;
@@ -121,6 +123,7 @@ pub mod fuzzing;
 
 pub use dawdle_macros::{Event, EventHandler, handler};
 
+pub use activity::{Activity, FailedRun, HandlerActivity};
 pub use builder::Builder;
 pub use clock::{Clock, VirtualClock};
 pub use config::{BackendKind, Config};
@@ -131,7 +134,7 @@ pub use error::{BoxError, Error, ErrorKind, Result};
 pub use event::{Event, EventId, Place, TypedEvent};
 pub use foreign::RawMessage;
 pub use handler::{Context, EventHandler, Handler, Registration, State};
-pub use health::{Health, QueueHealth, QueueState};
+pub use health::{Health, HeldUp, QueueHealth, QueueState};
 pub use middleware::dedupe::Dedupe;
 pub use middleware::{Middleware, Next};
 pub use outcome::{Failure, FailureError, IntoOutcome, Outcome};

@@ -17,11 +17,12 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;
+use tracing::Instrument;
 
 use crate::backend::{Backend, Delivery, Lane, Outgoing};
 use crate::clock::{Clock, Latch, guarded};
 use crate::dispatcher::{Dispatcher, Verdict, Write, pack_ended};
-use crate::envelope::is_group;
+use crate::envelope::{Envelope, is_group};
 use crate::error::{Error, ErrorKind, Result};
 use crate::health::Monitor;
 use crate::lease::{self, Inserted, Leases};
@@ -32,8 +33,9 @@ use crate::sender::{Parcel, Sender};
 use crate::settings::Settings;
 use crate::settle::Settler;
 use crate::shutdown::{InFlight, Work};
-use crate::suspect::{InLine, Standing, Suspects};
+use crate::suspect::{self, InLine, Standing, Suspects};
 use crate::sync::AtomicUsize;
+use crate::trace::Tracer;
 use crate::wire::{self, Body};
 
 mod delay_queue;
@@ -61,6 +63,7 @@ pub(crate) struct Engine {
     pub(crate) settler: Settler,
     pub(crate) leases: Leases,
     pub(crate) monitor: Arc<Monitor>,
+    pub(crate) tracer: Tracer,
 }
 
 /// A running listener.
@@ -198,18 +201,22 @@ impl Listener {
         while !stop.is_raised() {
             let Some(room) = self.room_for(max).await else { return };
             let (asked, start) = (room.len(), self.engine.clock.instant());
+            let span = self.engine.tracer.receive(Lane::Message);
             let received = tokio::select! {
                 biased;
                 received = guarded("a receive", async {
                     self.engine.backend.receive(Lane::Message, asked).await
-                }) => received,
+                }).instrument(span.clone()) => received,
                 () = self.poll_is_over() => return,
             };
             let panicked = || Err(Error::new(ErrorKind::Unavailable, "the backend panicked"));
             match received.unwrap_or_else(panicked) {
                 Ok(deliveries) => {
+                    span.record("messaging.batch.message_count", deliveries.len());
+                    drop(span);
                     self.engine.monitor.received(Lane::Message, self.engine.clock.now());
                     crate::metrics::received(Lane::Message, deliveries.len());
+                    self.engine.dispatcher.journal().received(deliveries.len());
                     let full = deliveries.len() >= asked;
                     if full {
                         let bytes: usize = deliveries.iter().map(Delivery::bytes).sum();
@@ -268,7 +275,10 @@ impl Listener {
 
     /// Starts the work on what one receive has brought, once it is known who of it is a suspect.
     fn take_in_all(self: &Arc<Self>, deliveries: Vec<Delivery>, room: Vec<Place>) {
-        let standing = |delivery: Delivery| (self.suspects.standing(delivery.receive_count), delivery);
+        let standing = |mut delivery: Delivery| {
+            let marked = suspect::unmark(&mut delivery);
+            (self.suspects.standing(delivery.receive_count, marked), delivery)
+        };
         let deliveries: Vec<_> = deliveries.into_iter().map(standing).collect();
         if self.suspects.any() {
             let (suspects, clock) = (self.suspects.clone(), self.engine.clock.clone());
@@ -305,13 +315,15 @@ impl Listener {
         match standing {
             Standing::Ordinary => self.work_on(delivery, lost, place).await,
             // Rare and large: kept out of every task.
-            Standing::Leaving(_leaving) => Box::pin(self.put_back(delivery, lost, place)).await,
+            Standing::Leaving { marked, _leaving } => {
+                Box::pin(self.put_back(delivery, lost, place, marked)).await;
+            }
             Standing::Suspect(line) => Box::pin(self.wait_in_line(delivery, lost, place, line)).await,
         }
     }
 
     async fn wait_in_line(&self, delivery: Delivery, lost: Latch, place: Place, line: InLine) {
-        let clock = &self.engine.clock;
+        let (clock, _working) = (&self.engine.clock, self.suspects.work());
         place.step_aside();
         let turn = tokio::select! {
             biased;
@@ -331,31 +343,41 @@ impl Listener {
     }
 
     /// Replaces a message by a copy, whose receives are counted afresh, without reading it.
-    async fn put_back(&self, delivery: Delivery, lost: Latch, place: Place) {
+    async fn put_back(&self, delivery: Delivery, lost: Latch, place: Place, marked: bool) {
         let (engine, id) = (&self.engine, delivery.message_id.as_str());
         if engine.settler.is_finished(id) {
             return self.work_on(delivery, lost, place).await;
         }
+        let mut copy = as_it_came(&delivery);
+        if marked {
+            suspect::mark(&mut copy, engine.backend.limits().max_message_bytes);
+        }
+        let copy = Parcel::alone(Lane::Message, copy, None);
+        crate::crash::point!("put_back.before");
         let mut tries = 0;
-        while let Err(error) = engine.sender.send(copied_to(Lane::Message, &delivery, (None, None))).await {
+        while let Err(error) = engine.sender.send(Parcel::clone(&copy)).await {
             tries += 1;
             let pause = WRITE_AGAIN.delay(tries, fastrand::f64());
             tracing::warn!("message {id} cannot be put back as a copy, again in {pause:?}: {error}");
             let stopped = engine.clock.timeout(pause, self.work.stops.begin.raised()).await.is_some();
-            if stopped || is_permanent(&error) || !engine.leases.is_held(id) {
+            if stopped || error.is_permanent() || !engine.leases.is_held(id) {
                 if let Some(receipt) = engine.leases.remove(id).await {
                     engine.settler.release(Lane::Message, id, receipt, Duration::ZERO).await;
                 }
                 return;
             }
         }
+        crate::crash::point!("put_back.copied");
         if let Some(receipt) = engine.leases.remove(id).await {
+            crate::crash::point!("put_back.unleased");
             engine.settler.ack(Lane::Message, id, receipt).await;
+            crate::crash::point!("put_back.acked");
         }
     }
 
     async fn work_on(&self, delivery: Delivery, lost: Latch, place: Place) {
-        let id = delivery.message_id.as_str();
+        let id = delivery.message_id.clone();
+        let id = id.as_str();
         let engine = &self.engine;
         if engine.settler.is_finished(id) {
             if let Some(receipt) = engine.leases.remove(id).await {
@@ -369,6 +391,7 @@ impl Listener {
         let (writes, split_off) = match engine.dispatcher.decide(&delivery, &place, &lost, &self.work.stops).await {
             Verdict::Finish(writes) => (writes, true),
             Verdict::Split { writes, rest } => {
+                place.end();
                 let written = self.write_all(writes, &delivery);
                 let (written, rest) = Box::pin(futures_util::future::join(written, pack_ended(rest))).await;
                 (rest, written)
@@ -389,9 +412,12 @@ impl Listener {
             return;
         }
         crate::crash::point!("verdict.finish");
+        // A queue that cannot be written to is not to keep the handlers of other events from running.
+        place.end();
         let written = (writes.is_empty() || Box::pin(self.write_all(writes, &delivery)).await) && split_off;
         crate::crash::point!("finish.written");
-        place.end();
+        // Nobody needs its body while its ack is under way.
+        drop(delivery);
         let held = engine.leases.is_held(id);
         let receipt = engine.leases.remove(id).await;
         crate::crash::point!("finish.unleased");
@@ -399,6 +425,10 @@ impl Listener {
             Some(receipt) if written && held => engine.settler.ack(Lane::Message, id, receipt).await,
             // An ack by a receipt that is no longer the newest deletes nothing, and may say it did.
             _ if written => engine.settler.remember(id),
+            // What this node can no longer write, another can.
+            Some(receipt) if held && self.work.stops.abort.is_raised() => {
+                engine.settler.release(Lane::Message, id, receipt, Duration::ZERO).await;
+            }
             _ => {}
         }
         crate::crash::point!("finish.settled");
@@ -409,7 +439,10 @@ impl Listener {
         let (engine, id) = (&self.engine, delivery.message_id.as_str());
         let held = engine.leases.is_held(id);
         // A copy, whose receives are counted afresh.
-        let copy = || copied_to(Lane::Message, delivery, due_and_group(delivery));
+        let copy = || {
+            let Told { due, group, .. } = told(delivery);
+            copied_to(Lane::Message, delivery, (due, group))
+        };
         // A pack that comes a second time would be unpacked.
         let fresh_from = if wire::is_pack(&delivery.body) { 1 } else { FRESH_FROM };
         let fresh = held && delivery.receive_count >= fresh_from && engine.sender.send(copy()).await.is_ok();
@@ -432,8 +465,17 @@ impl Listener {
     }
 
     async fn write(&self, write: Write, delivery: &Delivery) -> bool {
+        let span = match &write {
+            Write::Again(envelope, _) => self.engine.tracer.hop("send_again", Lane::Message, envelope),
+            Write::Dead(envelope, _) => self.engine.tracer.hop("dead_letter", Lane::Dead, envelope),
+        };
+        self.write_until_safe(write, delivery).instrument(span).await
+    }
+
+    async fn write_until_safe(&self, write: Write, delivery: &Delivery) -> bool {
         let mut write = Some(write);
         let mut parcel = None;
+        let mut waiting = None;
         let mut tries = 0;
         loop {
             let sent = match parcel.take().map_or_else(|| self.engine.parcel_about(write.as_ref(), delivery), Ok) {
@@ -448,7 +490,7 @@ impl Listener {
                 crate::crash::point!("write.after");
                 return true;
             };
-            if is_permanent(&error) {
+            if error.is_permanent() {
                 // What cannot be put on its queue becomes a dead letter; what cannot even be that is
                 // moved as it came. That fitted once.
                 parcel = None;
@@ -467,6 +509,12 @@ impl Listener {
                 };
                 continue;
             }
+            let lane = match (&parcel, &write) {
+                (Some(parcel), _) => parcel.lane,
+                (None, Some(Write::Again(..))) => Lane::Message,
+                (None, _) => Lane::Dead,
+            };
+            waiting = Some(self.engine.monitor.holds_up(waiting.take(), lane, self.engine.clock.now(), &error));
             tries += 1;
             let pause = WRITE_AGAIN.delay(tries, fastrand::f64());
             tracing::warn!(
@@ -535,21 +583,27 @@ impl Engine {
     }
 }
 
-/// Whether the same write would fail the same way for ever.
-fn is_permanent(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::TooLarge | ErrorKind::Refused | ErrorKind::Invalid | ErrorKind::Codec)
+/// What a body tells of its message.
+#[derive(Default)]
+struct Told {
+    due: Option<SystemTime>,
+    group: Option<String>,
+    /// The first of its events.
+    first: Option<Box<Envelope>>,
 }
 
 /// When a message is due, and the group that its body names.
-fn due_and_group(delivery: &Delivery) -> (Option<SystemTime>, Option<String>) {
-    let (due, group) = match wire::read(&delivery.body, delivery.enqueued_at) {
-        Body::One(envelope) => (envelope.due, envelope.group),
-        Body::Pack(parts) => parts.into_iter().flatten().fold((None, None), |(due, group), envelope| {
-            (due.into_iter().chain(envelope.due).min(), group.or(envelope.group))
-        }),
-        Body::Unreadable(_) => (None, None),
+fn told(delivery: &Delivery) -> Told {
+    let add = |told: Told, event: Box<Envelope>| Told {
+        due: told.due.into_iter().chain(event.due).min(),
+        group: told.group.or_else(|| event.group.clone().filter(|group| is_group(group))),
+        first: told.first.or(Some(event)),
     };
-    (due, group.filter(|group| is_group(group)))
+    match wire::read(&delivery.body, delivery.enqueued_at) {
+        Body::One(event) => add(Told::default(), event),
+        Body::Pack(parts) => parts.into_iter().flatten().map(Box::new).fold(Told::default(), add),
+        Body::Unreadable(_) => Told::default(),
+    }
 }
 
 /// The same message on a lane, for when it is due.

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::metrics::{
-    Counter, Gauge, Histogram, SharedString, counter, describe_counter, describe_gauge, describe_histogram, gauge,
-    histogram,
+    Counter, Gauge, Histogram, SharedString, Unit, counter, describe_counter, describe_gauge, describe_histogram,
+    gauge, histogram,
 };
 
 use crate::backend::{Lane, LaneStats, Usage};
 use crate::event;
 use crate::reason;
+use crate::registry::HandlerInfo;
 
 /// What a metric is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,8 +57,8 @@ macro_rules! metrics {
 }
 
 metrics! {
-    SIGNALLED "dawdle_signalled_total" Counter "events" ["kind"]
-        "Events that were signalled: durable, or in the buffer of `.buffered()`, or begun by `.direct()`";
+    SIGNALLED "dawdle_signalled_total" Counter "events" ["kind", "due"]
+        "Events that were signalled: durable, or in the buffer of `.buffered()`, or begun by `.direct()`; `due` is `now`, or `later` for those with a delay or a time";
     RECEIVED "dawdle_received_total" Counter "messages" ["queue"]
         "Messages that were received";
     HANDLED "dawdle_handled_total" Counter "runs" ["kind", "handler", "outcome"]
@@ -97,17 +98,59 @@ metrics! {
     QUEUE_MESSAGES "dawdle_queue_messages" Gauge "messages" ["queue", "state"]
         "Messages on the local file; `state` is `visible`, `in_flight` or `delayed`. Not asked of SQS: CloudWatch has it";
     OLDEST_SECONDS "dawdle_queue_oldest_seconds" Gauge "seconds" ["queue"]
-        "The age of the oldest message on the local file";
+        "For how long the oldest on the local file has waited to be received, delayed ones left out; of `dead`, its age";
 }
 
 /// Tells the recorder what each metric says. Done at each start; a recorder that is installed later is told
 /// by calling this.
 pub fn describe() {
     for metric in ALL {
+        // The facade has units of measure, and one for whatever is counted.
+        let unit = if metric.unit == "seconds" { Unit::Seconds } else { Unit::Count };
         match metric.kind {
-            Type::Counter => describe_counter!(metric.name, metric.help),
-            Type::Gauge => describe_gauge!(metric.name, metric.help),
-            Type::Histogram => describe_histogram!(metric.name, metric.help),
+            Type::Counter => describe_counter!(metric.name, unit, metric.help),
+            Type::Gauge => describe_gauge!(metric.name, unit, metric.help),
+            Type::Histogram => describe_histogram!(metric.name, unit, metric.help),
+        }
+    }
+}
+
+/// How runs end.
+const OUTCOMES: [&str; 7] = ["ok", "retry", "snooze", "discard", "dead_letter", "timeout", "panic"];
+
+/// Why an event dies whatever handler it was for, and why it dies of one.
+const ANYWHERE: [&str; 4] = [reason::EXPIRED, reason::UNHANDLED, reason::POISON, reason::UNSENDABLE];
+const OF_A_HANDLER: [&str; 2] = [reason::ATTEMPTS, "handler"];
+
+/// Makes the counters that alerts watch, at zero, when a listener starts: one that came only with the first event
+/// would come with all that happened until then, and nobody would see it grow. A handler of every kind gets none,
+/// since there may be any number of kinds.
+pub(crate) fn listening(lanes: impl Iterator<Item = Lane>, handlers: &[HandlerInfo]) {
+    for lane in lanes {
+        for name in [RECEIVED, EXTENDED, LEASES_LOST, ACK_FAILURES] {
+            counter!(name, "queue" => lane.name()).increment(0);
+        }
+    }
+    let died = |kind: &'static str, handler: SharedString, why: &'static str| {
+        counter!(DEAD_LETTERED, "kind" => kind, "handler" => handler, "reason" => why).increment(0);
+    };
+    let no_handler = SharedString::const_str("");
+    for why in ANYWHERE.into_iter().chain([reason::UNDECODABLE]) {
+        died("unknown", no_handler.clone(), why);
+    }
+    for HandlerInfo { name, kind, .. } in handlers {
+        let &Some(kind) = kind else { continue };
+        let handler = SharedString::from_owned(name.clone());
+        for outcome in OUTCOMES {
+            counter!(HANDLED, "kind" => kind, "handler" => handler.clone(), "outcome" => outcome).increment(0);
+        }
+        counter!(RETRIED, "kind" => kind, "handler" => handler.clone()).increment(0);
+        for why in ANYWHERE {
+            died(kind, no_handler.clone(), why);
+            died(kind, handler.clone(), why);
+        }
+        for why in OF_A_HANDLER {
+            died(kind, handler.clone(), why);
         }
     }
 }
@@ -121,25 +164,18 @@ fn handler_label(handler: &Arc<str>) -> SharedString {
     SharedString::from_shared(Arc::clone(handler))
 }
 
-fn queue_label(lane: Lane) -> &'static str {
-    match lane {
-        Lane::Message => "message",
-        Lane::Delay => "delay",
-        Lane::Dead => "dead",
-    }
-}
-
-pub(crate) fn signalled(kind: &str, events: usize) {
-    counter!(SIGNALLED, "kind" => kind_label(kind)).increment(events as u64);
+pub(crate) fn signalled(kind: &str, later: bool, events: usize) {
+    let due = if later { "later" } else { "now" };
+    counter!(SIGNALLED, "kind" => kind_label(kind), "due" => due).increment(events as u64);
 }
 
 pub(crate) fn received(lane: Lane, messages: usize) {
-    counter!(RECEIVED, "queue" => queue_label(lane)).increment(messages as u64);
+    counter!(RECEIVED, "queue" => lane.name()).increment(messages as u64);
     batch(lane, "receive", messages);
 }
 
 pub(crate) fn batch(lane: Lane, action: &'static str, entries: usize) {
-    histogram!(BATCH_ENTRIES, "queue" => queue_label(lane), "action" => action).record(entries as f64);
+    histogram!(BATCH_ENTRIES, "queue" => lane.name(), "action" => action).record(entries as f64);
 }
 
 /// What is measured of each run of a handler with events of one kind: found once, used for every run.
@@ -166,6 +202,11 @@ impl Meters {
             kind,
             handler,
         }
+    }
+
+    /// The events' kind.
+    pub(crate) fn kind(&self) -> &'static str {
+        self.kind
     }
 
     /// Counts a run that begins so long after it was due; it runs until this is dropped.
@@ -210,15 +251,15 @@ pub(crate) fn dead_lettered(kind: &str, handler: Option<Arc<str>>, why: &str) {
 }
 
 pub(crate) fn leases_extended(lane: Lane, leases: usize) {
-    counter!(EXTENDED, "queue" => queue_label(lane)).increment(leases as u64);
+    counter!(EXTENDED, "queue" => lane.name()).increment(leases as u64);
 }
 
 pub(crate) fn lease_lost(lane: Lane) {
-    counter!(LEASES_LOST, "queue" => queue_label(lane)).increment(1);
+    counter!(LEASES_LOST, "queue" => lane.name()).increment(1);
 }
 
 pub(crate) fn ack_failed(lane: Lane) {
-    counter!(ACK_FAILURES, "queue" => queue_label(lane)).increment(1);
+    counter!(ACK_FAILURES, "queue" => lane.name()).increment(1);
 }
 
 /// What a node has and is now.
@@ -252,9 +293,9 @@ pub(crate) fn sampled(sample: &Sample) {
 
 pub(crate) fn counted(lane: Lane, stats: &LaneStats) {
     for (state, messages) in [("visible", stats.visible), ("in_flight", stats.in_flight), ("delayed", stats.delayed)] {
-        gauge!(QUEUE_MESSAGES, "queue" => queue_label(lane), "state" => state).set(messages as f64);
+        gauge!(QUEUE_MESSAGES, "queue" => lane.name(), "state" => state).set(messages as f64);
     }
-    gauge!(OLDEST_SECONDS, "queue" => queue_label(lane)).set(stats.oldest.unwrap_or_default());
+    gauge!(OLDEST_SECONDS, "queue" => lane.name()).set(stats.oldest.unwrap_or_default());
 }
 
 #[cfg(test)]

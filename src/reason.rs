@@ -18,5 +18,5 @@ pub const REDRIVEN: &str = "redriven";
 /// What was left of it could not be put on a queue, and never could be.
 pub const UNSENDABLE: &str = "unsendable";
 
-/// All of them.
-pub(crate) const ALL: [&str; 7] = [ATTEMPTS, EXPIRED, UNHANDLED, UNDECODABLE, POISON, REDRIVEN, UNSENDABLE];
+/// All of them: a reason that is none of these is a handler's own text.
+pub const ALL: [&str; 7] = [ATTEMPTS, EXPIRED, UNHANDLED, UNDECODABLE, POISON, REDRIVEN, UNSENDABLE];

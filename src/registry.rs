@@ -192,6 +192,12 @@ impl Registry {
         Ok(())
     }
 
+    /// Whether a handler of this name was linked in, selected or not.
+    #[cfg(feature = "testing")]
+    pub(crate) fn is_linked_in(name: &str) -> bool {
+        inventory::iter::<LinkedHandler>().any(|linked| (linked.0)().name == name)
+    }
+
     /// Two handlers of one name may exist for two kinds, never for one.
     fn refuse_duplicates(&self, entry: &Entry) -> Result<()> {
         let overlap = |other: &Entry| match (&other.wants, &entry.wants) {

@@ -3,7 +3,8 @@
 //! Permits count running handlers; beyond those, messages are received ahead so that no handler
 //! waits for the network: twice as many as the node finishes during one receive, within bounds. A
 //! message that is held until it is due, that waits for its one handler's own limit, or whose
-//! handlers have ended, leaves its place to another, within bounds.
+//! handlers have ended, leaves its place to another, within bounds. As many are held as the node
+//! finishes within two seconds: beyond that another node would begin them sooner.
 
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,8 +18,16 @@ use crate::clock::Latch;
 /// The least that is received ahead.
 const LEAST_AHEAD: usize = 10;
 
-/// The most bytes that are received ahead, by the size that messages had of late.
-const MOST_BYTES_AHEAD: usize = 64 * 1024 * 1024;
+/// The most bytes that are received ahead, and that are held, by the size that messages had of late.
+const MOST_BYTES: usize = 64 * 1024 * 1024;
+
+/// The most that wait for their one handler's own limit; and as many are always held until they are due. Of large
+/// messages, as many as there are bytes for.
+const FEW: usize = 200;
+
+/// For how long what is held would keep the node busy: longer than an event is asked for early, so that a
+/// node that finishes nothing else takes in ever more.
+const HELD_AHEAD: Duration = Duration::from_secs(2);
 
 /// Over how long the rate is measured.
 const WINDOW: Duration = Duration::from_millis(100);
@@ -26,19 +35,25 @@ const WINDOW: Duration = Duration::from_millis(100);
 /// The places for received messages.
 pub(crate) struct Room {
     places: Arc<Semaphore>,
-    aside: Arc<Semaphore>,
+    held: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
     ending: Arc<Semaphore>,
     max_ahead: usize,
+    max_held: usize,
     pace: Mutex<Pace>,
 }
 
-/// What the size is worked out from.
+/// What the sizes are worked out from.
 struct Pace {
     size: usize,
+    held: usize,
+    waiting: usize,
     concurrency: usize,
     window: Option<Instant>,
     finished: u32,
     per_second: f64,
+    /// The same, over about a second.
+    lately: f64,
     latency: Duration,
     /// Of a message, on average.
     bytes: usize,
@@ -46,20 +61,26 @@ struct Pace {
 
 impl Room {
     /// Room for `concurrency` running handlers, up to `max_ahead` messages beyond them, as many
-    /// again that are being settled, and `max_aside` that wait for something of their own.
-    pub(crate) fn new(concurrency: usize, max_ahead: usize, max_aside: usize) -> Self {
+    /// again that are being settled, `max_held` that are not due yet, and some that wait for their handlers.
+    pub(crate) fn new(concurrency: usize, max_ahead: usize, max_held: usize) -> Self {
         let size = concurrency + LEAST_AHEAD.min(max_ahead);
+        let few = FEW.min(max_held);
         Room {
             places: Arc::new(Semaphore::new(size)),
-            aside: Arc::new(Semaphore::new(max_aside)),
+            held: Arc::new(Semaphore::new(few)),
+            waiting: Arc::new(Semaphore::new(few)),
             ending: Arc::new(Semaphore::new(max_ahead)),
             max_ahead,
+            max_held,
             pace: Mutex::new(Pace {
                 size,
+                held: few,
+                waiting: few,
                 concurrency,
                 window: None,
                 finished: 0,
                 per_second: 0.0,
+                lately: 0.0,
                 latency: Duration::ZERO,
                 bytes: 0,
             }),
@@ -88,8 +109,9 @@ impl Room {
 
     fn as_place(&self, place: OwnedSemaphorePermit) -> Place {
         Place {
-            held: Mutex::new(place),
-            aside: Arc::clone(&self.aside),
+            taken: Mutex::new(place),
+            held: Arc::clone(&self.held),
+            waiting: Arc::clone(&self.waiting),
             ending: Arc::clone(&self.ending),
             leased_until: None,
             begun: Latch::default(),
@@ -104,6 +126,7 @@ impl Room {
         let span = now.saturating_duration_since(start);
         if span >= WINDOW {
             pace.per_second = f64::from(pace.finished) / span.as_secs_f64();
+            pace.lately += (pace.per_second - pace.lately) * span.as_secs_f64().min(1.0);
             pace.finished = 0;
             pace.window = Some(now);
             self.resize(&mut pace);
@@ -116,6 +139,7 @@ impl Room {
         let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
         pace.latency = if pace.latency.is_zero() { took } else { (pace.latency * 7 + took) / 8 };
         pace.bytes = if pace.bytes == 0 { bytes } else { (pace.bytes * 7 + bytes) / 8 };
+        self.resize(&mut pace);
     }
 
     /// Goes by another number of running handlers from now on.
@@ -127,14 +151,23 @@ impl Room {
 
     fn resize(&self, pace: &mut Pace) {
         let ahead = (2.0 * pace.per_second * pace.latency.as_secs_f64()).ceil() as usize;
-        let most = (MOST_BYTES_AHEAD / pace.bytes.max(1)).clamp(self.least_ahead(), self.max_ahead);
-        let wanted = pace.concurrency + ahead.clamp(self.least_ahead(), most);
-        if wanted > pace.size {
-            self.places.add_permits(wanted - pace.size);
-            pace.size = wanted;
-        } else {
-            pace.size -= self.places.forget_permits(pace.size - wanted);
-        }
+        let fit = MOST_BYTES / pace.bytes.max(1);
+        let wanted = pace.concurrency + ahead.clamp(self.least_ahead(), fit.clamp(self.least_ahead(), self.max_ahead));
+        resize(&self.places, &mut pace.size, wanted);
+        let few = FEW.min(self.max_held).min(fit.max(LEAST_AHEAD));
+        let held = (pace.lately * HELD_AHEAD.as_secs_f64()).ceil() as usize;
+        resize(&self.held, &mut pace.held, held.clamp(few, fit.clamp(few, self.max_held.max(few))));
+        resize(&self.waiting, &mut pace.waiting, few);
+    }
+}
+
+/// Lets a semaphore of `size` permits have so many, as soon as they are free.
+fn resize(semaphore: &Semaphore, size: &mut usize, wanted: usize) {
+    if wanted > *size {
+        semaphore.add_permits(wanted - *size);
+        *size = wanted;
+    } else {
+        *size -= semaphore.forget_permits(*size - wanted);
     }
 }
 
@@ -148,19 +181,20 @@ impl Room {
         Arc::clone(&self.places).try_acquire_owned().ok().map(|place| self.as_place(place))
     }
 
-    /// With `max_aside` as this was made with.
-    pub(crate) fn assert_all_back(&self, max_aside: usize) {
-        let size = self.pace.lock().unwrap().size;
-        assert_eq!(self.places.available_permits(), size);
-        assert_eq!(self.aside.available_permits(), max_aside);
+    pub(crate) fn assert_all_back(&self) {
+        let pace = self.pace.lock().unwrap();
+        assert_eq!(self.places.available_permits(), pace.size);
+        assert_eq!(self.held.available_permits(), pace.held);
+        assert_eq!(self.waiting.available_permits(), pace.waiting);
         assert_eq!(self.ending.available_permits(), self.max_ahead);
     }
 }
 
 /// One received message's place, until it is dropped.
 pub(crate) struct Place {
-    held: Mutex<OwnedSemaphorePermit>,
-    aside: Arc<Semaphore>,
+    taken: Mutex<OwnedSemaphorePermit>,
+    held: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
     ending: Arc<Semaphore>,
     /// Until when its lease can be extended.
     leased_until: Option<Instant>,
@@ -184,10 +218,16 @@ impl Place {
         self.leased_until.is_some_and(|end| now + span > end)
     }
 
-    /// Leaves the place to another while this message waits for something of its own: its due
-    /// time, or the limit of its one handler. If too many do already, it keeps it.
+    /// Leaves the place to another while this message is not due yet. If too many are held already,
+    /// it keeps it.
+    pub(crate) fn hold(&self) {
+        self.change_for(&self.held);
+    }
+
+    /// Leaves the place to another while this message waits for its turn, or the limit of its one
+    /// handler. If too many do already, it keeps it.
     pub(crate) fn step_aside(&self) {
-        self.change_for(&self.aside);
+        self.change_for(&self.waiting);
     }
 
     /// Leaves the place to another while this message is settled: no handler waits for an ack. If
@@ -198,7 +238,7 @@ impl Place {
 
     fn change_for(&self, other: &Arc<Semaphore>) {
         if let Ok(permit) = Arc::clone(other).try_acquire_owned() {
-            *self.held.lock().unwrap_or_else(PoisonError::into_inner) = permit;
+            *self.taken.lock().unwrap_or_else(PoisonError::into_inner) = permit;
         }
     }
 }
@@ -233,16 +273,57 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn held_messages_leave_their_places_to_others_up_to_a_bound() {
-        let room = Room::new(1, 0, 1);
-        let first = room.place().await;
-        first.step_aside();
-        let second = room.try_place().unwrap();
-        second.step_aside();
-        assert!(room.try_place().is_none());
-        drop(first);
-        second.step_aside();
-        assert!(room.try_place().is_some());
+    async fn messages_that_wait_or_are_held_leave_their_places_to_others_up_to_a_bound() {
+        for leave in [Place::hold, Place::step_aside] {
+            let room = Room::new(1, 0, 1);
+            let first = room.place().await;
+            leave(&first);
+            let second = room.try_place().unwrap();
+            leave(&second);
+            assert!(room.try_place().is_none());
+            drop(first);
+            leave(&second);
+            assert!(room.try_place().is_some());
+        }
+    }
+
+    #[tokio::test]
+    async fn as_many_are_held_as_the_node_finishes_within_two_seconds() {
+        let room = Room::new(1, 0, 5_000);
+        let held = || room.held.available_permits();
+        let mut now = Instant::now();
+        let mut finish = |per_second: u32, seconds: u32, bytes: usize| {
+            for _ in 0..per_second * seconds {
+                now += Duration::from_secs(1) / per_second;
+                room.received(Duration::ZERO, bytes);
+                room.finished(now);
+            }
+        };
+        assert_eq!(held(), FEW);
+        finish(50, 10, 200);
+        assert_eq!(held(), FEW, "slow handlers leave what is due to other nodes");
+        finish(1_000, 10, 200);
+        assert!((1_900..=2_020).contains(&held()), "{}", held());
+        finish(1_000, 5, 64 * 1024);
+        assert!((1_020..=1_030).contains(&held()), "64 MiB of messages of 64 KiB, not {}", held());
+        finish(5_000, 10, 200);
+        assert_eq!(held(), 5_000);
+        assert_eq!(room.waiting.available_permits(), FEW);
+        finish(10, 10, 200);
+        assert_eq!(held(), FEW);
+    }
+
+    #[tokio::test]
+    async fn of_large_messages_as_many_are_held_and_wait_as_there_are_bytes_for() {
+        let room = Room::new(1, 100, 5_000);
+        for _ in 0..100 {
+            room.received(Duration::from_millis(50), 1024 * 1024);
+        }
+        assert_eq!((room.held.available_permits(), room.waiting.available_permits()), (64, 64));
+        for _ in 0..200 {
+            room.received(Duration::from_millis(50), 200);
+        }
+        assert_eq!((room.held.available_permits(), room.waiting.available_permits()), (FEW, FEW));
     }
 
     #[tokio::test]
@@ -264,7 +345,11 @@ mod tests {
                 let task = shuttle::future::spawn(async move {
                     let place = room.place().await;
                     turns(2).await;
-                    place.step_aside();
+                    if n.is_multiple_of(2) {
+                        place.step_aside()
+                    } else {
+                        place.hold()
+                    }
                     turns(2).await;
                     place.end();
                     turns(2).await;
@@ -282,7 +367,7 @@ mod tests {
                 }
                 let _ = message.await;
             }
-            room.assert_all_back(1);
+            room.assert_all_back();
         });
     }
 }

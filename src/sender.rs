@@ -88,9 +88,7 @@ impl From<Error> for Failed {
 
 impl Sender {
     pub(crate) fn new(backend: Arc<dyn Backend>, clock: Clock, settings: &Settings) -> Self {
-        let alone = backend.limits().calls_share;
-        let gather = if alone { Duration::ZERO } else { GATHER };
-        let pace = Pace { linger: Duration::ZERO, gather, at_once: settings.sends_at_once, alone };
+        let pace = Pace::new(&backend.limits(), Duration::ZERO, GATHER, settings.sends_at_once);
         let lanes = Lane::ALL.map(|lane| {
             let (pack_count, pack_bytes) = (settings.pack_count, settings.pack_bytes);
             let work = SendWork { backend: Arc::clone(&backend), clock: clock.clone(), lane, pack_count, pack_bytes };
@@ -259,7 +257,7 @@ impl Sender {
             maybe_sent |= error.maybe_sent();
             let Some(mut parcel) = parcel else { return Err(error.with_maybe_sent(maybe_sent)) };
             // It may have been refused for what another event of its pack is.
-            let by_itself = !error.is_transient() && parcel.pack.take().is_some();
+            let by_itself = error.is_permanent() && parcel.pack.take().is_some();
             if !by_itself {
                 let pause = self.backoff.delay(tries, fastrand::f64());
                 if !error.is_transient() || self.clock.instant() + pause >= deadline {

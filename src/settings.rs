@@ -12,7 +12,7 @@ pub(crate) struct Settings {
     pub(crate) concurrency: usize,
     /// The most messages received ahead of the handlers.
     pub(crate) prefetch: usize,
-    /// The most messages that wait for something of their own, beyond the prefetched.
+    /// The most messages that are held until they are due, beyond the prefetched.
     pub(crate) max_held: usize,
     /// The most receives under way at once.
     pub(crate) max_receives_at_once: usize,
@@ -68,7 +68,7 @@ impl Default for Settings {
         Settings {
             concurrency: (2 * cores).max(10),
             prefetch: 2_000,
-            max_held: 200,
+            max_held: 5_000,
             max_receives_at_once: 128,
             shutdown_timeout: Duration::from_secs(25),
             send_timeout: Duration::from_secs(10),

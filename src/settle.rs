@@ -12,6 +12,9 @@ use crate::retry::Backoff;
 use crate::settings::Settings;
 use crate::sync::{Mutex, MutexGuard};
 
+#[cfg(test)]
+mod orders;
+
 /// Settle requests under way at once, per lane.
 const AT_ONCE: usize = 128;
 
@@ -24,18 +27,20 @@ const TRY_AGAIN: Backoff = Backoff::exponential(Duration::from_millis(100), Dura
 pub(crate) struct Settler {
     clock: Clock,
     lanes: [Batcher<SettleWork>; 3],
+    /// For dead letters that somebody waits to see removed: one alone does not linger.
+    removals: Batcher<SettleWork>,
     finished: Arc<Mutex<Remembered>>,
 }
 
 impl Settler {
     pub(crate) fn new(backend: Arc<dyn Backend>, clock: Clock, settings: &Settings) -> Self {
-        let alone = backend.limits().calls_share;
-        let linger = if alone { Duration::ZERO } else { settings.ack_linger };
-        let pace = Pace { linger, gather: linger, at_once: AT_ONCE, alone };
-        let lanes =
-            Lane::ALL.map(|lane| Batcher::new(SettleWork { backend: Arc::clone(&backend), lane }, clock.clone(), pace));
+        let pace = Pace::new(&backend.limits(), settings.ack_linger, settings.ack_linger, AT_ONCE);
+        let batcher =
+            |lane, pace| Batcher::new(SettleWork { backend: Arc::clone(&backend), lane }, clock.clone(), pace);
+        let lanes = Lane::ALL.map(|lane| batcher(lane, pace));
+        let removals = batcher(Lane::Dead, Pace { linger: Duration::ZERO, ..pace });
         let finished = Arc::new(Mutex::new(Remembered::new(settings.remembered_ids)));
-        Settler { clock, lanes, finished }
+        Settler { clock, lanes, removals, finished }
     }
 
     /// Deletes a message whose work is done. If that fails, its id is remembered.
@@ -51,7 +56,8 @@ impl Settler {
             };
             crate::metrics::ack_failed(lane);
             self.remember(message_id);
-            if !error.is_transient() || attempt == TRIES {
+            let in_vain = error.is_permanent() || error.kind() == ErrorKind::LeaseLost;
+            if in_vain || attempt == TRIES {
                 tracing::warn!(
                     "message {message_id} is handled but could not be deleted; it will be on sight: {error}"
                 );
@@ -68,6 +74,12 @@ impl Settler {
             tracing::warn!("message {message_id} was not given back; its lease will end by itself: {error}");
         }
         crate::crash::point!("release.answered");
+    }
+
+    /// Deletes a dead letter; those that are removed side by side share requests.
+    pub(crate) async fn remove(&self, receipt: Receipt) -> Result<()> {
+        let answer = self.removals.answer(Settle { receipt, how: Settlement::Ack }).await;
+        answer.unwrap_or_else(|| Err(Error::new(ErrorKind::Unavailable, "the request broke off")))
     }
 
     async fn settle(&self, lane: Lane, receipt: Receipt, how: Settlement) -> Result<()> {

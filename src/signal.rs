@@ -5,12 +5,15 @@ use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
+use tracing::Span;
+
 use crate::clock::last_instant;
 use crate::dawdle::Dawdle;
 use crate::envelope::{Envelope, whole_milliseconds};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EventId, TypedEvent};
 use crate::sender::{Parcel, WhenFull};
+use crate::trace;
 
 /// An event about to be signalled. Sent when it is awaited, which yields its [`EventId`].
 ///
@@ -147,54 +150,70 @@ impl Signal {
     /// Answers as soon as the event is in this process's send buffer, and sends it soon, together with
     /// others: the cheapest way to signal many, for events that may be lost with the process.
     ///
-    /// **Not durable until [`flush`](Dawdle::flush) or [`shutdown`](Dawdle::shutdown) has returned**: a
-    /// process that dies first loses what is in the buffer. What cannot be sent for now is tried until it
-    /// can; what never can be is logged, with its id, and is an error of the next `flush`.
+    /// **Durable once [`flush`](Dawdle::flush) has returned `Ok`**: a process that dies first loses what is in
+    /// the buffer. What cannot be sent for now, whatever the reason, is tried until it can; what never can be (the
+    /// backend refuses the event itself) is logged, with its id, and is an error of the next `flush`.
+    /// [`shutdown`](Dawdle::shutdown) sends it all, too, and logs what it could not within its time.
     ///
     /// A full buffer (`send_buffer`, 10,000 events) is [`ErrorKind::Overloaded`] at once.
     pub fn buffered(self) -> Self {
         self.with(|signal| signal.be(How::Buffered))
     }
 
-    /// The envelope, to be kept elsewhere and sent later by [`Dawdle::send`].
+    /// The envelope, to be kept elsewhere and sent later by [`Dawdle::send`]. It carries the trace that this
+    /// is called in (feature `otel`).
+    ///
+    /// A delay counts from now, by the queue's clock as far as it is known: this asks the queue nothing. A process
+    /// that has not heard from it yet goes by its machine's clock.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`], [`ErrorKind::Codec`], [`ErrorKind::NotInstalled`], and
     /// [`ErrorKind::TooLarge`] for one that could never be sent.
     pub fn into_envelope(self) -> Result<Envelope> {
-        let (dawdle, envelope) = self.prepared?.finish()?;
+        let (dawdle, mut envelope) = self.prepared?.finish()?;
+        trace::carry(&Span::current(), &mut envelope);
         let sender = &dawdle.engine().sender;
         sender.check_size(&sender.parcel(&envelope, envelope.due)?)?;
         Ok(envelope)
     }
 
     /// What is sent of an event that is due now.
-    pub(crate) fn prepared(self) -> Result<(EventId, Parcel)> {
-        let (dawdle, envelope) = self.prepared?.finish()?;
+    pub(crate) fn prepared(self, within: &Span) -> Result<(EventId, Parcel)> {
+        let (dawdle, mut envelope) = self.prepared?.finish()?;
+        trace::carry(within, &mut envelope);
         dawdle.parcel(envelope)
     }
 
     async fn send(self) -> Result<EventId> {
-        let prepared = self.prepared?;
-        let how = prepared.how;
-        let delayed = !matches!(prepared.due, Due::Now);
-        if delayed || prepared.expires_in.is_some() {
-            prepared.dawdle.learn_the_time().await;
+        let (prepared, when_full) = (self.prepared?, self.when_full);
+        let span = prepared.dawdle.engine().tracer.signal(&prepared.envelope.kind);
+        let sent = trace::sending(span.clone(), prepared.send(when_full, &span)).await;
+        if let Ok(id) = &sent {
+            span.record("messaging.message.id", id.as_str());
         }
-        let (dawdle, envelope) = prepared.finish()?;
+        sent
+    }
+}
+
+impl Prepared {
+    async fn send(self, when_full: WhenFull, span: &Span) -> Result<EventId> {
+        let (how, delayed) = (self.how, !matches!(self.due, Due::Now));
+        if delayed || self.expires_in.is_some() {
+            self.dawdle.learn_the_time().await?;
+        }
+        let (dawdle, mut envelope) = self.finish()?;
+        trace::carry(span, &mut envelope);
         match (how, delayed) {
             (How::Direct, true) => Err(Error::new(
                 ErrorKind::Invalid,
                 "a direct signal runs at once and cannot be delayed; leave out `.direct()` or the delay",
             )),
-            (How::Direct, false) => dawdle.run_directly(envelope, self.when_full).await,
+            (How::Direct, false) => dawdle.run_directly(envelope, when_full).await,
             (How::Buffered, _) => dawdle.buffer(envelope).await,
-            (How::Queued, _) => dawdle.send_envelope(envelope, self.when_full).await,
+            (How::Queued, _) => dawdle.send_envelope(envelope, when_full).await,
         }
     }
-}
 
-impl Prepared {
     fn be(&mut self, how: How) -> Result<()> {
         if self.how != How::Queued && self.how != how {
             let text = "a signal is direct or buffered, not both; leave one of them out";

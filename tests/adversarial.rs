@@ -1,5 +1,5 @@
 //! Messages made to do harm: each ends among the dead letters as it came, or is handled; the next
-//! message is; and memory stays within bounds that do not depend on what a message claims to be.
+//! message is; and memory and work stay within bounds that do not depend on what a message claims to be.
 #![cfg(feature = "testing")]
 
 use std::io::Write;
@@ -23,23 +23,44 @@ const MIB: usize = 1024 * 1024;
 /// After so long an event that nobody can handle is a dead letter here.
 const UNKNOWN_AFTER: Duration = Duration::from_secs(30);
 
-/// The tests of this file go one by one: they measure the memory of the process.
+/// The most that the processor may work for one test, in an unoptimized build: several times what the longest
+/// takes. Time that others have the processor does not count.
+const MOST_WORK: Duration = Duration::from_secs(60);
+
+/// The tests of this file go one by one: they measure the memory and the work of the process.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
-/// The memory that is taken beyond what there is now.
-struct Measured(#[expect(dead_code, reason = "held, not read")] MutexGuard<'static, ()>, usize);
+/// The memory that is taken beyond what there is now, and the work that is done from now on.
+struct Measured {
+    _alone: MutexGuard<'static, ()>,
+    memory: usize,
+    worked: Option<Duration>,
+}
 
 impl Measured {
     async fn begin() -> Self {
-        let alone = ALONE.lock().await;
+        let _alone = ALONE.lock().await;
         MEMORY.reset_peak_usage();
-        Measured(alone, MEMORY.current_usage())
+        Measured { _alone, memory: MEMORY.current_usage(), worked: worked() }
     }
 
     fn assert_below(&self, limit: usize) {
-        let taken = MEMORY.peak_usage().saturating_sub(self.1);
+        let taken = MEMORY.peak_usage().saturating_sub(self.memory);
         assert!(taken < limit, "{} MiB at the most, and {} are the limit", taken / MIB, limit / MIB);
+        if let Some((before, now)) = self.worked.zip(worked()) {
+            let work = now.saturating_sub(before);
+            assert!(work < MOST_WORK, "{work:?} of work, and {MOST_WORK:?} are the limit");
+        }
     }
+}
+
+/// For how long the processor has worked for this process, where the system says so.
+fn worked() -> Option<Duration> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // From the state on, which follows the program's name; in hundredths of a second: proc_pid_stat(5).
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let mut hundredths = || fields.next()?.parse::<u64>().ok();
+    Some(Duration::from_millis(10 * (hundredths()? + hundredths()?)))
 }
 
 #[derive(Debug, Serialize, Deserialize, Event)]

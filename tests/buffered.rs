@@ -117,6 +117,31 @@ async fn an_outage_of_any_length_loses_nothing_that_is_buffered() {
 }
 
 #[tokio::test]
+async fn what_passes_loses_nothing_that_is_buffered_and_flush_says_what_it_is() {
+    for kind in [ErrorKind::Credentials, ErrorKind::Queue, ErrorKind::Full, ErrorKind::Throttled] {
+        let stage = Stage::new(Config::default()).await;
+        stage.queue.fail(Fault::error(Action::Send, kind).times(u32::MAX));
+        stage.signal(25).await;
+        let error = stage.flush().await.unwrap_err();
+        assert!(error.kind() == kind && error.to_string().contains("they are tried on"), "{error}");
+        stage.advance(3_600_000).await;
+        stage.queue.heal();
+        stage.advance(60_000).await;
+        stage.flush().await.unwrap();
+        assert_eq!(stage.queued().await, 25, "{kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_about_no_event_takes_no_pack_apart() {
+    let stage = Stage::new(Config { pack: Some(true), ..Config::default() }).await;
+    stage.queue.fail(Fault::error(Action::Send, ErrorKind::Credentials));
+    stage.signal(25).await;
+    stage.advance(60_000).await;
+    assert_eq!((stage.queued().await, stage.queue.requests().send), (1, 2));
+}
+
+#[tokio::test]
 async fn what_can_never_be_sent_is_an_error_of_the_next_flush_and_harms_no_other() {
     let stage = Stage::new(Config::default()).await;
     stage.queue.fail(Fault::refused(Action::Send).entry(3));

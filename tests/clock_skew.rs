@@ -1,13 +1,14 @@
 //! Due times, retries, expiry and dead letters go by the queue's clock, on nodes whose own is minutes
 //! off: on the memory backend, in virtual time.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::future::IntoFuture;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use dawdle::backend::memory::MemoryBackend;
-use dawdle::backend::{Backend, BoxFuture};
-use dawdle::{Clock, Config, Context, Dawdle, Event, Filter, Outcome, State, VirtualClock, reason};
+use dawdle::backend::{Backend, BoxFuture, Lane};
+use dawdle::{Clock, Config, Context, Dawdle, ErrorKind, Event, Filter, Outcome, State, VirtualClock, reason};
 use serde::{Deserialize, Serialize};
 
 #[path = "common/forward.rs"]
@@ -56,6 +57,8 @@ struct Skewed {
     offset_ms: Arc<AtomicI64>,
     /// Nothing has told the time yet.
     unknown: Arc<AtomicBool>,
+    /// So many questions for it stay without an answer.
+    unanswered: Arc<AtomicU32>,
 }
 
 impl Backend for Skewed {
@@ -69,9 +72,12 @@ impl Backend for Skewed {
         if self.unknown.load(Ordering::Relaxed) { 0 } else { self.offset_ms.load(Ordering::Relaxed) }
     }
 
-    fn learn_clock_offset(&self) -> BoxFuture<'_, ()> {
-        self.unknown.store(false, Ordering::Relaxed);
-        Box::pin(std::future::ready(()))
+    fn learn_clock_offset(&self) -> BoxFuture<'_, dawdle::Result<()>> {
+        let less = |left: u32| left.checked_sub(1);
+        let unanswered = self.unanswered.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok();
+        self.unknown.store(unanswered, Ordering::Relaxed);
+        let lost = || Err(dawdle::Error::new(ErrorKind::Unavailable, "the answer was lost"));
+        Box::pin(std::future::ready(if unanswered { lost() } else { Ok(()) }))
     }
 }
 
@@ -91,10 +97,20 @@ impl World {
 
     /// A process on a machine whose clock is ahead by so many minutes.
     async fn node(&self, minutes: i64, listens: bool) -> Dawdle {
+        self.node_unanswered(minutes, listens, 0).await
+    }
+
+    /// One whose first questions for the time stay without an answer.
+    async fn node_unanswered(&self, minutes: i64, listens: bool, unanswered: u32) -> Dawdle {
         let ahead_ms = minutes * 60_000;
         let clock = Clock::from_virtual(self.time.clone()).ahead_by_ms(ahead_ms);
         let offset_ms = Arc::new(AtomicI64::new(-ahead_ms));
-        let backend = Skewed { queue: self.queue.clone(), offset_ms, unknown: Arc::new(AtomicBool::new(!listens)) };
+        let backend = Skewed {
+            queue: self.queue.clone(),
+            offset_ms,
+            unknown: Arc::new(AtomicBool::new(!listens)),
+            unanswered: Arc::new(AtomicU32::new(unanswered)),
+        };
         let config = Config { ack_linger: Some(Duration::ZERO), ..Config::default() };
         let builder = Dawdle::builder().config(config).backend(backend).clock(clock).state(self.seen.clone());
         builder.listener(listens).start().await.unwrap()
@@ -144,6 +160,42 @@ async fn a_process_that_only_sends_finds_out_how_far_its_clock_is_off_before_its
             assert!(lags.len() == 1 && lags[0] < seconds(1), "{minutes} minutes, {delay} s: {lags:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_process_asks_for_the_time_until_it_is_answered() {
+    for minutes in MINUTES_OFF {
+        let world = World::new();
+        let _listener = world.node(0, true).await;
+        let sender = world.node_unanswered(minutes, false, 3).await;
+        let due = world.time.now() + seconds(3_600);
+        let signal = tokio::spawn(sender.signal(Timed { due }).at(due).into_future());
+        world.time.advance(seconds(20)).await;
+        signal.await.unwrap().unwrap();
+        let begun = world.time.now();
+        sender.signal(Timed { due: begun + seconds(60) }).delay(seconds(60)).await.unwrap();
+        world.time.advance(seconds(3_660)).await;
+        let lags = world.lags();
+        assert!(lags.len() == 2 && lags.iter().all(|lag| *lag < seconds(1)), "{minutes} minutes: {lags:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_event_whose_time_nobody_can_tell_is_refused_and_not_handled_early() {
+    let world = World::new();
+    let sender = world.node_unanswered(5, false, u32::MAX).await;
+    let due = world.time.now() + seconds(60);
+    let signals: Vec<_> =
+        (0..3).map(|_| tokio::spawn(sender.signal(Timed { due }).delay(seconds(60)).into_future())).collect();
+    world.time.advance(seconds(60)).await;
+    for signal in signals {
+        assert!(signal.is_finished());
+        let error = signal.await.unwrap().unwrap_err();
+        assert_eq!((error.kind(), error.maybe_sent()), (ErrorKind::Unavailable, false));
+        assert!(error.to_string().starts_with("the queue's time is not known"), "{error}");
+    }
+    assert_eq!(world.queue.inspect(Lane::Message).await.unwrap().total(), 0);
+    sender.signal(Timed { due }).await.unwrap();
 }
 
 #[tokio::test]

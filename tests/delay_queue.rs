@@ -224,12 +224,46 @@ async fn what_cannot_be_sent_afresh_outlives_its_retention_as_long_as_one_queue_
     let world = World::new().await;
     world.signal("late", seconds(30 * DAY)).await;
     let _node = world.node().await;
-    world.time.advance(seconds(12 * DAY)).await;
+    world.time.advance(seconds(6 * DAY)).await;
     world.backend.queue.fail(Fault::unavailable(Action::Send).on(Lane::Delay).times(u32::MAX));
-    world.time.advance(seconds(3 * DAY)).await;
+    world.time.advance(seconds(9 * DAY)).await;
     world.backend.queue.heal();
     world.time.advance(seconds(16 * DAY)).await;
     assert_eq!((world.runs().len(), world.letters().await.len()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_fleet_that_is_off_for_six_days_at_any_time_loses_nothing() {
+    for stopped_after in [1, 7 * DAY, 13 * DAY + 12 * HOUR, 20 * DAY] {
+        let world = World::new().await;
+        let due = world.time.now() + seconds(30 * DAY);
+        world.signal("late", seconds(30 * DAY)).await;
+        let node = world.node().await;
+        world.time.advance(seconds(stopped_after)).await;
+        let stopping = tokio::spawn(async move { node.shutdown().await });
+        world.time.advance(seconds(60)).await;
+        stopping.await.unwrap();
+        world.time.advance(seconds(6 * DAY)).await;
+        let _node = world.node().await;
+        world.time.advance(seconds(30 * DAY)).await;
+        let runs = world.runs();
+        assert!(runs.len() == 1 && runs[0].1 >= due && runs[0].1 < due + seconds(1), "{stopped_after}: {runs:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_count_that_fails_costs_no_look() {
+    let world = World::new().await;
+    let due = world.time.now() + seconds(HOUR);
+    for number in 0..250 {
+        world.signal(&number.to_string(), seconds(HOUR)).await;
+    }
+    let node = world.node().await;
+    world.backend.queue.fail(Fault::throttled(Action::Inspect).times(u32::MAX));
+    world.time.advance(seconds(2 * HOUR)).await;
+    let runs = world.runs();
+    assert!(runs.len() == 250 && runs.iter().all(|(_, at)| *at >= due && *at < due + seconds(1)), "{}", runs.len());
+    assert!(node.health().is_running());
 }
 
 #[tokio::test]
@@ -238,9 +272,9 @@ async fn somebody_learns_of_a_message_that_cannot_be_sent_afresh_before_its_rete
     let world = World::new().await;
     world.signal("lost", seconds(30 * DAY)).await;
     let _node = world.node().await;
-    world.time.advance(seconds(12 * DAY)).await;
+    world.time.advance(seconds(6 * DAY)).await;
     world.backend.queue.fail(Fault::unavailable(Action::Send).times(u32::MAX));
-    world.time.advance(seconds(DAY + HOUR)).await;
+    world.time.advance(seconds(7 * DAY + HOUR)).await;
     let log = log.text();
     let errors: Vec<&str> = log.lines().filter(|line| line.contains("ERROR")).collect();
     assert!(!errors.is_empty() && errors.iter().all(|line| line.contains("LOST when its retention ends")), "{log}");

@@ -2,13 +2,15 @@
 #![cfg(feature = "local")]
 
 use std::path::Path;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Result, ensure};
 use dawdle::backend::local::{LocalBackend, LocalOptions};
-use dawdle::backend::{Backend, Lane};
-use dawdle::{BackendKind, Config, Context, Dawdle, ErrorKind, Event, Failure, Outcome, State};
+use dawdle::backend::memory::{Action, Fault, MemoryBackend};
+use dawdle::backend::{Backend, Lane, LaneStats};
+use dawdle::{BackendKind, Clock, Config, Context, Dawdle, ErrorKind, Event, Failure, Outcome, State, VirtualClock};
 use serde::{Deserialize, Serialize};
 
 #[allow(dead_code, unreachable_pub, reason = "each test target uses its own part")]
@@ -317,4 +319,127 @@ async fn after_a_shutdown_nothing_of_it_is_left() -> Result<()> {
     worker.shutdown().await;
     drop(worker);
     until(Duration::from_secs(5), "its backend is closed", async || Ok(nodes()? == before)).await
+}
+
+#[derive(Serialize, Deserialize, Event)]
+#[event(kind = "stop.two")]
+struct Two;
+
+/// Attempts of `stumble`, and whether what goes on goes on for ever.
+#[derive(Default)]
+struct Steps {
+    attempts: Mutex<Vec<u32>>,
+    hangs: AtomicBool,
+}
+
+impl Steps {
+    async fn hang(&self) {
+        if self.hangs.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+#[dawdle::handler]
+async fn stumble(_: &Two, cx: &Context, steps: State<Arc<Steps>>) -> Outcome {
+    steps.attempts.lock().unwrap().push(cx.attempt());
+    if cx.attempt() == 1 {
+        return Err(Failure::retry_after(Duration::ZERO, "the first time"));
+    }
+    steps.hang().await;
+    Ok(())
+}
+
+#[dawdle::handler]
+async fn plod(_: &Two, steps: State<Arc<Steps>>) -> Outcome {
+    steps.hang().await;
+    Ok(())
+}
+
+/// A queue in memory on a clock that the test moves.
+struct Desk {
+    time: VirtualClock,
+    queue: MemoryBackend,
+    steps: Arc<Steps>,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let time = VirtualClock::new(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000));
+        let queue = MemoryBackend::new(Clock::from_virtual(time.clone()));
+        Desk { time, queue, steps: Arc::new(Steps { hangs: AtomicBool::new(true), ..Steps::default() }) }
+    }
+
+    async fn node(&self) -> Dawdle {
+        let builder = Dawdle::builder().backend(self.queue.clone()).clock(Clock::from_virtual(self.time.clone()));
+        let builder = builder.discover(false).handlers(dawdle::handlers![stumble, plod, put_off]);
+        builder.state(Arc::clone(&self.steps)).start().await.unwrap()
+    }
+
+    async fn advance(&self, seconds: u64) {
+        self.time.advance(Duration::from_secs(seconds)).await;
+    }
+
+    async fn stop(&self, node: Dawdle) {
+        let stopping = tokio::spawn(async move { node.shutdown().await });
+        self.advance(60).await;
+        stopping.await.unwrap();
+    }
+
+    fn attempts(&self) -> Vec<u32> {
+        self.steps.attempts.lock().unwrap().clone()
+    }
+
+    async fn on(&self, lane: Lane) -> LaneStats {
+        self.queue.inspect(lane).await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn an_attempt_that_was_spent_before_a_stop_is_not_spent_again_after_it() {
+    let desk = Desk::new();
+    let first = desk.node().await;
+    first.signal(Two).await.unwrap();
+    desk.advance(5).await;
+    assert_eq!(desk.attempts(), [1, 2]);
+    desk.stop(first).await;
+
+    desk.steps.hangs.store(false, Ordering::Relaxed);
+    let _second = desk.node().await;
+    desk.advance(60).await;
+    assert_eq!(desk.attempts(), [1, 2, 2]);
+    assert_eq!(desk.on(Lane::Message).await.total(), 0);
+}
+
+#[tokio::test]
+async fn a_direct_signals_first_failure_is_on_the_queue_while_its_other_handler_runs_on() {
+    let desk = Desk::new();
+    let sender = Dawdle::builder().backend(desk.queue.clone()).clock(Clock::from_virtual(desk.time.clone()));
+    let sender = sender.discover(false).handlers(dawdle::handlers![stumble, plod]).listener(false);
+    let sender = sender.state(Arc::clone(&desk.steps)).start().await.unwrap();
+    sender.signal(Two).direct().await.unwrap();
+    desk.advance(1).await;
+    assert_eq!((desk.attempts(), desk.on(Lane::Message).await.total()), (vec![1], 1));
+}
+
+#[derive(Serialize, Deserialize, Event)]
+#[event(kind = "stop.put_off")]
+struct PutOff;
+
+#[dawdle::handler]
+async fn put_off(_: &PutOff) -> Outcome {
+    Err(Failure::retry_after(Duration::from_secs(3_600), "not now"))
+}
+
+#[tokio::test]
+async fn what_cannot_be_written_when_a_stop_ends_is_given_back_at_once() {
+    let desk = Desk::new();
+    let node = desk.node().await;
+    desk.queue.fail(Fault::unavailable(Action::Send).on(Lane::Delay).times(u32::MAX));
+    node.signal(PutOff).await.unwrap();
+    desk.advance(5).await;
+    assert_eq!(desk.on(Lane::Message).await.in_flight, 1);
+    desk.stop(node).await;
+    let stats = desk.on(Lane::Message).await;
+    assert_eq!((stats.visible, stats.in_flight), (1, 0), "{stats:?}");
 }

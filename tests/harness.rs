@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use dawdle::backend::{Backend, Lane, Outgoing};
 use dawdle::testing::Harness;
 use dawdle::{Context, Event, Failure, Outcome, State};
 use serde::{Deserialize, Serialize};
@@ -327,6 +328,24 @@ mod steps {
         let error = test.signal(Job).direct().delay(seconds(1)).await.unwrap_err();
         assert_eq!(error.kind(), dawdle::ErrorKind::Invalid);
     }
+}
+
+#[tokio::test]
+async fn an_event_that_comes_by_an_alias_is_of_its_types_kind_to_a_handler() {
+    let test = harness().await;
+    let body = serde_json::json!({
+        "specversion": "1.0", "id": "1", "source": "elsewhere", "type": "trial.ends", "data": { "account": 7 },
+    });
+    test.backend().send(Lane::Message, &[Outgoing::new(body.to_string())]).await.remove(0).unwrap();
+    test.drain().await;
+    assert_eq!((test.runs("remind"), test.runs("audit")), (1, 2), "which asserts that");
+    assert!(test.dead_letters().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_handler_that_is_not_selected_has_run_no_time() {
+    let test = Harness::builder().only_handlers(["count"]).start().await.unwrap();
+    assert_eq!(test.runs("remind"), 0);
 }
 
 #[tokio::test]

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use dawdle::backend::Lane;
 use dawdle::backend::memory::{Action, Fault, MemoryBackend};
-use dawdle::{Clock, Dawdle, ErrorKind, Event, Outcome, QueueHealth, QueueState, VirtualClock};
+use dawdle::backend::{Backend, Lane};
+use dawdle::{Clock, Dawdle, ErrorKind, Event, Failure, Filter, Outcome, QueueHealth, QueueState, VirtualClock};
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize, Event)]
@@ -82,6 +82,51 @@ async fn a_delay_queue_that_fails_is_seen_to_fail_too() {
     node.queue.heal();
     node.time.advance(Duration::from_secs(6)).await;
     assert!(node.dawdle.health().is_running());
+}
+
+#[derive(Serialize, Deserialize, Event)]
+#[event(kind = "health.doomed")]
+struct Doomed;
+
+#[dawdle::handler]
+async fn give_up(_: &Doomed) -> Outcome {
+    Err(Failure::dead_letter("no use"))
+}
+
+#[tokio::test]
+async fn a_queue_that_cannot_be_written_to_is_seen_and_keeps_no_other_handler_waiting() {
+    let node = Node::start().await;
+    node.dawdle.set_concurrency(4).unwrap();
+    for kind in [ErrorKind::Queue, ErrorKind::Credentials, ErrorKind::Unavailable] {
+        let (begun, acked) = (node.time.now(), node.queue.requests().delete);
+        node.queue.fail(Fault::error(Action::Send, kind).on(Lane::Dead).times(u32::MAX));
+        for _ in 0..300 {
+            node.dawdle.signal(Doomed).await.unwrap();
+        }
+        node.time.advance(Duration::from_secs(60)).await;
+        let held_up = node.dawdle.health().held_up;
+        assert_eq!((held_up.len(), held_up[0].lane, held_up[0].writes), (1, Lane::Dead, 300), "{kind:?}");
+        assert_eq!(held_up[0].error.kind(), kind);
+        assert!(held_up[0].since.duration_since(begun).unwrap() < Duration::from_secs(30), "{kind:?}");
+
+        assert_eq!(node.queue.requests().delete, acked);
+        for _ in 0..50 {
+            node.dawdle.signal(Noted).await.unwrap();
+        }
+        node.time.advance(Duration::from_secs(2)).await;
+        assert_eq!(
+            node.queue.inspect(Lane::Message).await.unwrap().total(),
+            300,
+            "{kind:?}: all but these are handled"
+        );
+
+        node.queue.heal();
+        node.time.advance(Duration::from_secs(60)).await;
+        assert!(node.dawdle.health().held_up.is_empty());
+        assert_eq!(node.queue.inspect(Lane::Message).await.unwrap().total(), 0);
+        assert_eq!(node.queue.inspect(Lane::Dead).await.unwrap().total(), 300, "{kind:?}");
+        assert_eq!(node.dawdle.dead_letters().purge_where(Filter::default()).await.unwrap(), 300);
+    }
 }
 
 #[tokio::test]

@@ -23,9 +23,9 @@ struct Booked {
     invoice: u64,
 }
 
-/// A ledger: how often each invoice was booked, and which are marked as booked.
+/// A ledger: how often each invoice was booked, and which are marked as booked; and whose turn it is, for those who take turns.
 #[derive(Clone, Default)]
-struct Ledger(Arc<Mutex<Books>>);
+struct Ledger(Arc<Mutex<Books>>, Arc<tokio::sync::Mutex<()>>);
 
 type Books = (BTreeMap<u64, u32>, BTreeSet<u64>);
 
@@ -94,6 +94,21 @@ async fn adds_at_its_end(event: &Paid, ledger: State<Ledger>) -> Outcome {
     Ok(())
 }
 
+/// Does harm only when it is dropped at its sixth await: one run waits for the other, so none comes in between.
+#[dawdle::handler]
+async fn adds_late(event: &Paid, ledger: State<Ledger>) -> Outcome {
+    let _turn = ledger.1.lock().await;
+    for _ in 0..5 {
+        yield_now().await;
+    }
+    if !ledger.0.lock().unwrap().1.contains(&event.invoice) {
+        *ledger.0.lock().unwrap().0.entry(event.invoice).or_default() += 1;
+        yield_now().await;
+        ledger.0.lock().unwrap().1.insert(event.invoice);
+    }
+    Ok(())
+}
+
 #[dawdle::handler(attempts = 2)]
 async fn fails(_: &Paid) -> Outcome {
     Err("no")?
@@ -131,6 +146,13 @@ async fn one_that_looks_before_it_adds_is_caught_between_the_two() {
     for _ in 0..5 {
         assert_eq!(proven(proof(handlers![looks_first], [caught.seed()])).await.unwrap_err(), caught);
     }
+}
+
+#[tokio::test]
+async fn one_that_does_harm_only_when_dropped_at_a_late_await_is_caught() {
+    let caught = proven(proof(handlers![adds_late], 0..50)).await.unwrap_err();
+    assert!(caught.to_string().contains("was dropped at await 6"), "{caught}");
+    assert_eq!(proven(proof(handlers![adds_late], [caught.seed()])).await.unwrap_err(), caught);
 }
 
 #[tokio::test]

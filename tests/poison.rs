@@ -223,7 +223,8 @@ async fn fate(seed: u64, killers: usize, takes: &[Duration]) -> Fate {
         innocents += 1;
     }
     random.shuffle(&mut messages);
-    let after: Vec<Duration> = (0..killers).map(|_| random.choice([ms(0), ms(30), ms(2_000)]).unwrap()).collect();
+    let after: Vec<Duration> =
+        (0..killers).map(|_| random.choice([ms(0), ms(30), ms(2_000), ms(8_000), ms(60_000)]).unwrap()).collect();
     let mut after = after.into_iter();
     for message in messages {
         match message {
@@ -273,16 +274,18 @@ async fn fates(killers: usize, takes: &[Duration]) -> (usize, usize) {
 }
 
 #[tokio::test]
-async fn whoever_was_in_hand_beside_a_killer_is_handled_and_hardly_ever_dead_lettered() {
+async fn whoever_was_in_hand_beside_a_killer_is_handled_and_not_dead_lettered() {
     let (innocents, spoilt) = fates(1, &[ms(0), ms(100), ms(1_000)]).await;
-    assert!(spoilt * 100 <= innocents, "{spoilt} of {innocents}");
+    assert_eq!(spoilt, 0, "of {innocents}");
 }
 
 #[tokio::test]
-async fn beside_several_killers_or_when_they_are_slow_hardly_an_innocent_is_dead_lettered() {
+async fn beside_two_killers_or_when_they_are_slow_hardly_an_innocent_is_dead_lettered() {
     for (killers, takes) in [(1, [ms(8_000), ms(60_000)]), (2, [ms(0), ms(1_000)])] {
         let (innocents, spoilt) = fates(killers, &takes).await;
-        assert!(spoilt * 20 <= innocents, "{killers} killers, {takes:?}: {spoilt} of {innocents}");
+        // One that nobody suspects yet may strike at another's last receive.
+        let allowed = if killers > 1 { innocents / 200 } else { 0 };
+        assert!(spoilt <= allowed, "{spoilt} of {innocents}: {killers} killers, {takes:?}");
     }
 }
 

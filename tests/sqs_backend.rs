@@ -145,10 +145,13 @@ async fn queues_are_created_once_and_mended_the_second_time() {
     let (queues, backend) = ready().await;
     queues.set("-dead", "MessageRetentionPeriod", "345600").await;
     queues.set("-delay", "VisibilityTimeout", "1").await;
+    queues.set("", "VisibilityTimeout", "900").await;
     let error = backend.check(Role::Listener).await.expect_err("refused");
     assert!(error.to_string().contains("MessageRetentionPeriod=1209600"), "{error}");
     create_queues(queues.options()).await.expect("idempotent");
     backend.check(Role::Listener).await.expect("mended");
+    let chosen = queues.attribute("", "VisibilityTimeout").await;
+    assert_eq!(chosen.as_deref(), Some("900"), "what a listener can work with stays");
     let policy = queues.attribute("", "RedrivePolicy").await.expect("a policy");
     assert!(policy.contains(&format!("{}-dead", queues.name)) && policy.contains("100"), "{policy}");
     queues.delete().await;

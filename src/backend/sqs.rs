@@ -11,7 +11,7 @@
 //! `sqs:ChangeMessageVisibility` and `sqs:GetQueueAttributes` on both, and `sqs:SendMessage` and
 //! `sqs:GetQueueAttributes` on the dead-letter queue. Replaying and purging dead letters needs
 //! `sqs:ReceiveMessage`, `sqs:DeleteMessage` and `sqs:ChangeMessageVisibility` on that one, and
-//! `sqs:SendMessage` on the message queue.
+//! `sqs:SendMessage` on the message queue; counting needs `sqs:GetQueueAttributes` on all three.
 //!
 //! # What SQS does, and what that means here
 //! - Visibility is the queue's own `VisibilityTimeout`; a receive never overrides it. It is
@@ -60,7 +60,7 @@ use super::{
 use crate::error::{Error, ErrorKind, Result};
 use crate::redact::without_userinfo;
 
-pub use self::create::create_queues;
+pub use self::create::{QueueChange, QueuePlan, create_queues};
 pub use self::options::SqsOptions;
 
 /// The most entries of a batch:
@@ -454,10 +454,18 @@ impl SqsBackend {
     }
 
     /// Makes one call for every ten entries. A call that SQS refuses as a whole for what one of
-    /// its entries is, is made again for each of them alone: nothing of it was done.
+    /// its entries is, is made again for each of them alone: nothing of it was done. One that it refuses for
+    /// credentials that have expired is made again with others, if there are any.
     async fn work(&self, url: &str, at: At<'_>, work: &Work<'_>, indices: &[usize], answers: &mut Answers) {
         for batch in indices.chunks(BATCH) {
-            match self.call(url, at, work, batch).await {
+            let clients = self.0.connection.current();
+            let mut answer = self.call(url, at, work, batch).await;
+            if answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::Credentials)
+                && self.0.connection.has_renewed(&clients, &self.0.options).await
+            {
+                answer = self.call(url, at, work, batch).await;
+            }
+            match answer {
                 Ok(answered) => answers.take(batch, answered),
                 Err(error) if batch.len() > 1 && is_about_one_entry(&error) => {
                     for single in batch.chunks(1) {
@@ -560,6 +568,10 @@ impl Backend for SqsBackend {
         format!("{} ({})", queues.join(", "), self.0.place)
     }
 
+    fn queue_name(&self, lane: Lane) -> String {
+        self.0.options.given(lane).name().to_owned()
+    }
+
     fn limits(&self) -> Limits {
         let sqs = Limits::sqs();
         let known = |lane| self.lane(lane).queue.get();
@@ -592,17 +604,32 @@ impl Backend for SqsBackend {
 
     /// By a batch of no messages, which SQS refuses, and the date of its answer: it needs no more
     /// permission than sending does.
-    fn learn_clock_offset(&self) -> BoxFuture<'_, ()> {
+    fn learn_clock_offset(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             if self.0.ledger.knows_offset() {
-                return;
+                return Ok(());
             }
-            let clients = self.clients().await;
-            let Ok(url) = self.url(Lane::Message).await else { return };
-            let request = clients.calls.send_message_batch().queue_url(url).set_entries(Some(Vec::new()));
-            let answer = request.customize().interceptor(self.watch(Action::Send)).send().await;
-            if !self.0.ledger.knows_offset() {
-                tracing::debug!(refused = answer.is_err(), "asked SQS for the time, and the answer has none");
+            // Looking the queue up tells the time, too.
+            let url = self.url(Lane::Message).await;
+            if self.0.ledger.knows_offset() {
+                return Ok(());
+            }
+            let (clients, watch) = (self.clients().await, self.watch(Action::Send));
+            let request = clients.calls.send_message_batch().queue_url(url?).set_entries(Some(Vec::new()));
+            match request.customize().interceptor(watch.clone()).send().await {
+                Err(error) if error.raw_response().is_none() => {
+                    let queue = self.queue_text(Lane::Message);
+                    Err(self.fault(At { action: Action::Send, queue: &queue }, &error, &watch).with_maybe_sent(false))
+                }
+                answer => {
+                    if !self.0.ledger.knows_offset() {
+                        tracing::warn!(
+                            refused = answer.is_err(),
+                            "asked SQS for the time, and the answer has none: due times go by this machine's clock"
+                        );
+                    }
+                    Ok(())
+                }
             }
         })
     }
@@ -717,7 +744,7 @@ fn delivery(message: Message, lease: Duration, watch: &Watch) -> Option<Delivery
     let first_received = number(MessageSystemAttributeName::ApproximateFirstReceiveTimestamp);
     let enqueued = number(MessageSystemAttributeName::SentTimestamp).map(Duration::from_millis);
     if let (1, Some(first)) = (receive_count, first_received) {
-        watch.saw(Duration::from_millis(first), Duration::from_millis(1));
+        watch.saw_handed_out(first);
     }
     let attributes = message.message_attributes.unwrap_or_default().into_iter().map(|(name, value)| {
         let binary = || value.binary_value.map(|blob| base64::engine::general_purpose::STANDARD.encode(blob));

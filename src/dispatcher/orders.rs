@@ -104,7 +104,7 @@ pub(crate) fn settings() -> Settings {
 pub(crate) fn dispatcher(clock: Clock) -> (Dispatcher, Arc<Log>) {
     struct Free;
     struct Limited;
-    let (log, settings, states) = (Arc::new(Log::default()), settings(), Arc::new(States::default()));
+    let (log, settings) = (Arc::new(Log::default()), settings());
     let erratic = |limit| Erratic { log: Arc::clone(&log), limit, runs: AtomicRuns::default() };
     let declared = Declared { file: file!(), line: line!() };
     let given = vec![
@@ -113,8 +113,8 @@ pub(crate) fn dispatcher(clock: Clock) -> (Dispatcher, Arc<Log>) {
             .concurrency(LIMITED)
             .run_typed::<_, Step>(erratic(LIMITED)),
     ];
-    let registry = Registry::build(given, &Selection::default(), &states, &settings, None).unwrap();
-    let dispatcher = Dispatcher::new(clock, settings, states, Vec::new(), registry, None, None);
+    let registry = Registry::build(given, &Selection::default(), &States::default(), &settings, None).unwrap();
+    let dispatcher = Dispatcher::new(clock, Tracer::default(), settings, Vec::new(), registry, None, None);
     dispatcher.set_instance(Box::new(|| Some(Arc::new(()))));
     (dispatcher, log)
 }
@@ -188,7 +188,7 @@ fn permits_come_back_however_a_run_ends() {
             let _ = deciding.await;
         }
         dispatcher.all_permits_back().await;
-        room.assert_all_back(1);
+        room.assert_all_back();
         log.assert_at_most_as_allowed();
     });
 }

@@ -4,7 +4,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use super::{Listener, copied_to, due_and_group, is_permanent};
+use tracing::{Instrument, Span};
+
+use super::{Listener, Told, copied_to, told};
 use crate::backend::{Backend, Delivery, Lane, Limits};
 use crate::clock::{guarded, jittered};
 use crate::delay::{self, Hop, Parked};
@@ -81,17 +83,15 @@ impl Listener {
         let engine = &self.engine;
         let limits = engine.backend.limits();
         let received = engine.clock.now();
-        let found = engine.backend.browse(Lane::Delay, limits.max_batch_entries, limits.lease).await?;
+        let span = engine.tracer.receive(Lane::Delay);
+        let looked = engine.backend.browse(Lane::Delay, limits.max_batch_entries, limits.lease);
+        let found = looked.instrument(span.clone()).await?;
+        span.record("messaging.batch.message_count", found.len());
+        drop(span);
         engine.monitor.received(Lane::Delay, engine.clock.now());
         crate::metrics::received(Lane::Delay, found.len());
         if crowd.wants_a_count(found.len(), &limits) {
-            let in_flight = engine.backend.inspect(Lane::Delay).await?.in_flight;
-            crowd.in_flight.store(in_flight, Ordering::Relaxed);
-            if limits.max_in_flight.is_some_and(|max| in_flight >= max) {
-                tracing::error!(
-                    "the delay queue has {in_flight} messages in flight, its quota: events on it may be late"
-                );
-            }
+            self.count(crowd, &limits).await;
         }
         if found.is_empty() {
             return Ok(0);
@@ -101,6 +101,18 @@ impl Listener {
         let hops = found.into_iter().map(|delivery| self.hop(delivery, received, in_flight));
         futures_util::future::join_all(hops).await;
         Ok(count)
+    }
+
+    /// Counts the messages in flight. A count that fails leaves the last: what was found is in hand already.
+    async fn count(&self, crowd: &Crowd, limits: &Limits) {
+        let in_flight = match self.engine.backend.inspect(Lane::Delay).await {
+            Ok(counts) => counts.in_flight,
+            Err(error) => return tracing::warn!("the messages in flight on the delay queue are not known: {error}"),
+        };
+        crowd.in_flight.store(in_flight, Ordering::Relaxed);
+        if limits.max_in_flight.is_some_and(|max| in_flight >= max) {
+            tracing::error!("the delay queue has {in_flight} messages in flight, its quota: events on it may be late");
+        }
     }
 
     /// One hop of one message. If it fails the message stays, and is seen again after its lease.
@@ -120,22 +132,27 @@ impl Listener {
             self.hop_to(Lane::Message, (None, None), delivery).await;
             return;
         }
-        let (due, group) = due_and_group(&delivery);
+        let Told { due, group, first } = told(&delivery);
         let parked = Parked { due: due.unwrap_or(now), enqueued: delivery.enqueued_at, received };
         let hop = delay::next_hop(now, parked, in_flight, &engine.backend.limits());
-        let lane = match hop {
-            Hop::Park(span) => {
+        let (what, lane) = match hop {
+            Hop::Park(_) => ("park", Lane::Delay),
+            Hop::Forward => ("forward", Lane::Message),
+            Hop::Renew => ("renew", Lane::Delay),
+        };
+        let span = first.map_or_else(Span::none, |event| engine.tracer.hop(what, lane, &event));
+        let hopped = async {
+            if let Hop::Park(for_how_long) = hop {
                 crate::crash::point!("hop.park.before");
-                engine.settler.release(Lane::Delay, &delivery.message_id, delivery.receipt, span).await;
+                engine.settler.release(lane, &delivery.message_id, delivery.receipt, for_how_long).await;
                 crate::crash::point!("hop.park.after");
                 return;
             }
-            Hop::Forward => Lane::Message,
-            Hop::Renew => Lane::Delay,
+            crate::crash::point!("hop.{lane:?}.before");
+            self.hop_to(lane, (due, group), delivery).await;
+            crate::crash::point!("hop.{lane:?}.acked");
         };
-        crate::crash::point!("hop.{lane:?}.before");
-        self.hop_to(lane, (due, group), delivery).await;
-        crate::crash::point!("hop.{lane:?}.acked");
+        hopped.instrument(span).await;
     }
 
     /// Replaces a message of the delay queue by one on `lane`. What can never be put there becomes a dead
@@ -147,7 +164,7 @@ impl Listener {
                 crate::crash::point!("hop.{lane:?}.sent");
                 true
             }
-            Err(error) if is_permanent(&error) => {
+            Err(error) if error.is_permanent() => {
                 self.write(engine.dispatcher.unsendable(&delivery, &error), &delivery).await
             }
             Err(error) => {

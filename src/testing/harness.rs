@@ -19,6 +19,7 @@ use crate::event::{EventId, TypedEvent};
 use crate::foreign::RawMessage;
 use crate::handler::{Context, EventHandler, INSTANCE, Registration, State};
 use crate::middleware::Middleware;
+use crate::registry::Registry;
 use crate::settings::Settings;
 use crate::signal::Signal;
 use crate::testing::recorder::Recorder;
@@ -157,7 +158,7 @@ impl Harness {
     pub fn runs(&self, name: &str) -> usize {
         let registry = self.dawdle.engine().dispatcher.registry();
         assert!(
-            registry.has(name),
+            registry.has(name) || Registry::is_linked_in(name),
             "no handler is called `{name}`; there are: {:?}",
             registry.infos().into_iter().map(|info| info.name).collect::<Vec<_>>()
         );
@@ -382,6 +383,7 @@ impl Context {
         let envelope = Envelope::bare(EventId::new(), "dawdle-test", "dawdle.test", clock.now());
         Context {
             envelope: Arc::new(envelope),
+            kind: "dawdle.test",
             handler: "test".into(),
             attempt: 1,
             attempts: Settings::default().attempts,

@@ -29,7 +29,8 @@ use crate::testing::{Harness, HarnessBuilder};
 /// each time under `#[tokio::test]`, so `[17]` in place of `0..100` repeats the one that broke.
 ///
 /// A run can only be dropped where it waits: let the fakes of a test wait where the real thing
-/// would, if only for `tokio::task::yield_now()`.
+/// would, if only for `tokio::task::yield_now()`. Which await it is, chance decides among as many as
+/// the handler had in the clean run: give several times more seeds than a handler has awaits.
 ///
 /// ```standalone_crate
 /// use std::collections::BTreeSet;
@@ -106,9 +107,12 @@ impl Proof {
     ) -> Result<(), Counterexample> {
         assert!(!self.signals.is_empty(), "nothing is signalled: add `.signal(|test| test.signal(..))`");
         assert!(!self.seeds.is_empty(), "there are no schedules: give seeds, as in `0..100`");
-        let clean = self.run(&Saboteur::default(), None, &effects).await;
+        let calm = Saboteur::default();
+        let clean = self.run(&calm, None, &effects).await;
+        let awaits = calm.plan().awaits.clone();
         for seed in &self.seeds {
             let saboteur = Saboteur::default();
+            saboteur.plan().awaits.clone_from(&awaits);
             let seen = self.run(&saboteur, Some(*seed), &effects).await;
             let shown = if seen.0 == clean.0 {
                 (seen.1 != clean.1)
@@ -221,6 +225,8 @@ struct Plan {
     /// The events, by the order in which they were given.
     numbers: HashMap<EventId, usize>,
     runs: usize,
+    /// At how many awaits a run waited, at most, by kind and handler: in the clean run, then in this one.
+    awaits: HashMap<(String, String), usize>,
     /// How many runs yet may be dropped or run again.
     crashes_left: usize,
     happened: Vec<String>,
@@ -295,12 +301,12 @@ impl Saboteur {
     }
 
     /// Counts a run, and decides what becomes of it.
-    fn strike(&self) -> Option<Blow> {
+    fn strike(&self, cx: &Context) -> Option<Blow> {
         let mut plan = self.plan();
         plan.runs += 1;
         // Handlers that fail again and again would else be doubled at each retry.
         let enough = plan.runs > 20 * plan.numbers.len() + 100;
-        let Plan { random: Some(random), backend, crashes_left, .. } = &mut *plan else { return None };
+        let Plan { random: Some(random), backend, crashes_left, awaits, .. } = &mut *plan else { return None };
         if enough && let Some(backend) = backend.take() {
             backend.duplicate(0.0);
         }
@@ -308,7 +314,15 @@ impl Saboteur {
             return None;
         }
         *crashes_left -= 1;
-        Some(if random.bool() { Blow::AtAwait(random.usize(0..4)) } else { Blow::BeforeAck })
+        let awaits = awaits.get(&whose(cx)).map_or(1, |awaits| (*awaits).max(1));
+        Some(if random.bool() { Blow::AtAwait(random.usize(0..awaits)) } else { Blow::BeforeAck })
+    }
+
+    /// Notes at how many awaits a run waited.
+    fn waited(&self, cx: &Context, awaits: usize) {
+        let mut plan = self.plan();
+        let most = plan.awaits.entry(whose(cx)).or_default();
+        *most = awaits.max(*most);
     }
 
     fn note(&self, cx: &Context, what: &str) {
@@ -333,15 +347,20 @@ impl Middleware for Saboteur {
         if cx.handler() == ELSEWHERE {
             return next.run(cx, event).await;
         }
-        let Some(blow) = self.strike() else { return next.run(cx, event).await };
+        let blow = self.strike(cx);
         let awaits = match blow {
-            Blow::AtAwait(awaits) => awaits,
-            Blow::BeforeAck => usize::MAX,
+            Some(Blow::AtAwait(awaits)) => awaits,
+            Some(Blow::BeforeAck) | None => usize::MAX,
         };
-        let Some(outcome) = dropped_after(awaits, next.run(cx, event)).await else {
+        let (outcome, waited) = dropped_after(awaits, next.run(cx, event)).await;
+        self.waited(cx, waited);
+        let Some(outcome) = outcome else {
             self.note(cx, &format!("was dropped at await {}, and ran again", awaits + 1));
             return self.dead();
         };
+        if blow.is_none() {
+            return outcome;
+        }
         // One that never waited so often is over.
         outcome?;
         self.note(cx, "succeeded, was not acked, and ran again");
@@ -349,17 +368,23 @@ impl Middleware for Saboteur {
     }
 }
 
-/// Runs `future`, and drops it when it waits after having waited `awaits` times: `None`.
-async fn dropped_after<F: Future>(awaits: usize, future: F) -> Option<F::Output> {
+/// Whose awaits are counted together: the runs of one handler with one kind.
+fn whose(cx: &Context) -> (String, String) {
+    (cx.kind().to_owned(), cx.handler().to_owned())
+}
+
+/// Runs `future`, and drops it when it waits after having waited `awaits` times: then it yields
+/// `None`. How often it waited comes with it.
+async fn dropped_after<F: Future>(awaits: usize, future: F) -> (Option<F::Output>, usize) {
     let mut future = pin!(future);
     let mut waited = 0;
-    poll_fn(|cx| match future.as_mut().poll(cx) {
+    let output = poll_fn(|cx| match future.as_mut().poll(cx) {
         Poll::Ready(output) => Poll::Ready(Some(output)),
-        Poll::Pending if waited == awaits => Poll::Ready(None),
         Poll::Pending => {
             waited += 1;
-            Poll::Pending
+            if waited > awaits { Poll::Ready(None) } else { Poll::Pending }
         }
     })
-    .await
+    .await;
+    (output, waited)
 }

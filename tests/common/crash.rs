@@ -28,6 +28,9 @@ use forward::forward;
 /// How long a lease lasts, a second of which a handler outlasts.
 pub const LEASE: Duration = Duration::from_secs(3);
 
+/// How often a message may be received.
+const MAX_RECEIVES: u32 = 10;
+
 /// Runs at once; they sleep more than they work.
 const AT_ONCE: usize = 12;
 
@@ -102,8 +105,10 @@ const JUNK: u64 = 19;
 const SLEEPY: u64 = 20;
 const STUBBORN: u64 = 21;
 const BUFFERED: [u64; 2] = [22, 23];
+const SUSPECT: u64 = 24;
+const LAST: u64 = 25;
 
-const PLANS: [Plan; 23] = [
+const PLANS: [Plan; 25] = [
     plan(PACKED[0], "one of a pack", THREE, None),
     plan(PACKED[1], "another of the pack", THREE, None),
     plan(UNPACKED[0], "one of a pack that came again", THREE, None),
@@ -128,6 +133,8 @@ const PLANS: [Plan; 23] = [
     plan(STUBBORN, "dropped by a shutdown", &["stay"], None),
     plan(BUFFERED[0], "buffered", THREE, None),
     plan(BUFFERED[1], "another in the buffer", THREE, None),
+    plan(SUSPECT, "suspected of having killed its process", THREE, None),
+    plan(LAST, "at its last receive beside a suspect", THREE, None),
 ];
 
 /// The ledger: lines of a life, a word, a number, and what the word needs.
@@ -246,6 +253,9 @@ impl Watched {
             }
             delivery.receive_count += match numbers.as_slice() {
                 [POISON] => 12,
+                [SUSPECT] => 3,
+                // As often as it may be, until it is put back as a copy.
+                [LAST] if delivery.attributes.is_empty() => MAX_RECEIVES.saturating_sub(delivery.receive_count),
                 [HELD_AGAIN] => 2,
                 [number, _] if *number == UNPACKED[0] => 1,
                 _ => 0,
@@ -324,8 +334,8 @@ impl Backend for Watched {
         let mut limits = self.queue.limits();
         limits.delay_lane = true;
         limits.max_delay = Some(Duration::from_secs(2));
-        // A day of it is kept free: what would be parked beyond four seconds is sent afresh.
-        limits.retention = Some(Duration::from_secs(86_400 + 4));
+        // Half of it is kept free: what would be parked beyond four seconds is sent afresh.
+        limits.retention = Some(Duration::from_secs(8));
         limits
     }
 
@@ -435,6 +445,12 @@ impl Life {
             dawdle.signal(Step { number, slow }).await?;
             sent(number);
         }
+        for (number, slow) in [(SUSPECT, true), (LAST, false)] {
+            sends(number, begun);
+            dawdle.signal(Step { number, slow }).await?;
+            sent(number);
+            self.wait_for("a suspect", |so_far| so_far.all("took").any(|line| line.number == number)).await?;
+        }
         for number in BUFFERED {
             sends(number, begun);
             dawdle.signal(Step { number, slow: false }).buffered().await?;
@@ -463,7 +479,15 @@ impl Life {
         .await?;
         self.world.mended.store(true, Relaxed);
         self.end_letters(&dawdle).await?;
-        let done = [(PARKED, "flaky"), (SLOW, "third"), (NOT_DELETED, "flaky"), (SLEEPY, "doze"), (BROKEN, "mend")];
+        let done = [
+            (PARKED, "flaky"),
+            (SLOW, "third"),
+            (SUSPECT, "third"),
+            (LAST, "flaky"),
+            (NOT_DELETED, "flaky"),
+            (SLEEPY, "doze"),
+            (BROKEN, "mend"),
+        ];
         self.wait_for("everything but what is held", |so_far| {
             let ran = so_far.runs();
             done.iter().all(|(number, handler)| ran.contains_key(&(*number, *handler)))
@@ -749,6 +773,7 @@ pub fn survives_a_crash_at_every_point(
         let config = Config {
             delay_poll: Some(Duration::from_secs(1)),
             unknown_after: Some(Duration::from_secs(1)),
+            max_receives: Some(MAX_RECEIVES),
             ack_linger: Some(Duration::from_millis(20)),
             shutdown_timeout: Some(Duration::from_secs(1)),
             ..prepare(folder.path())?

@@ -26,7 +26,7 @@ macro_rules! forward {
         }
     };
     (@learn_clock_offset $field:ident) => {
-        fn learn_clock_offset(&self) -> dawdle::backend::BoxFuture<'_, ()> {
+        fn learn_clock_offset(&self) -> dawdle::backend::BoxFuture<'_, dawdle::Result<()>> {
             self.$field.learn_clock_offset()
         }
     };

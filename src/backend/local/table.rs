@@ -62,7 +62,12 @@ const COUNT_VISIBLE: &str = "
 const COUNT_HIDDEN: &str = "
     SELECT count(*) FROM (SELECT 1 FROM messages WHERE lane = :lane AND visible_at > :now LIMIT :most)";
 
-const OLDEST: &str = "SELECT min(enqueued_at) FROM messages WHERE lane = :lane";
+/// Since when a message can be received that nobody has received. Since when those in flight were due is not
+/// kept: their `enqueued_at` may lie a long delay before that.
+const WAITING_SINCE: &str = "SELECT min(visible_at) FROM messages WHERE lane = :lane AND visible_at <= :now";
+
+/// Nothing there is delayed, and a look at it does not make it younger.
+const DEAD_SINCE: &str = "SELECT min(enqueued_at) FROM messages WHERE lane = 'dead'";
 
 const TAKE_OVER: &str = "
     UPDATE messages SET visible_at = min(visible_at, :now), lease_owner = NULL, lease_token = NULL
@@ -126,7 +131,7 @@ pub(super) struct Table<'a>(pub(super) &'a Connection);
 impl Table<'_> {
     pub(super) fn insert(self, lane: Lane, row: &NewRow) -> rusqlite::Result<()> {
         self.0.prepare_cached(INSERT)?.execute(named_params! {
-            ":lane": text(lane),
+            ":lane": lane.name(),
             ":visible_at": row.visible_at,
             ":enqueued_at": row.enqueued_at,
             ":attributes": row.attributes,
@@ -148,7 +153,7 @@ impl Table<'_> {
         let mut statement = self.0.prepare_cached(LEASE)?;
         let rows = statement.query_map(
             named_params! {
-                ":lane": text(lane),
+                ":lane": lane.name(),
                 ":max": i64::try_from(max).unwrap_or(i64::MAX),
                 ":owner": owner,
                 ":token": token,
@@ -179,30 +184,33 @@ impl Table<'_> {
 
     /// Whether there was such a lease; so below.
     pub(super) fn ack(self, lane: Lane, token: Token) -> rusqlite::Result<bool> {
-        self.one(ACK, named_params! { ":id": token.id, ":token": token.token, ":lane": text(lane) })
+        self.one(ACK, named_params! { ":id": token.id, ":token": token.token, ":lane": lane.name() })
     }
 
     pub(super) fn release(self, lane: Lane, token: Token, visible_at: i64) -> rusqlite::Result<bool> {
         self.one(
             RELEASE,
             named_params! {
-                ":id": token.id, ":token": token.token, ":lane": text(lane), ":visible_at": visible_at
+                ":id": token.id, ":token": token.token, ":lane": lane.name(), ":visible_at": visible_at
             },
         )
     }
 
     pub(super) fn extend(self, lane: Lane, token: Token, until: i64) -> rusqlite::Result<bool> {
-        self.one(EXTEND, named_params! { ":id": token.id, ":token": token.token, ":lane": text(lane), ":until": until })
+        self.one(
+            EXTEND,
+            named_params! { ":id": token.id, ":token": token.token, ":lane": lane.name(), ":until": until },
+        )
     }
 
     /// When the first message of a lane can be received: it may be now, or past.
     pub(super) fn next_due(self, lane: Lane) -> rusqlite::Result<Option<i64>> {
-        self.0.prepare_cached(NEXT_DUE)?.query_row(named_params! { ":lane": text(lane) }, |row| row.get(0))
+        self.0.prepare_cached(NEXT_DUE)?.query_row(named_params! { ":lane": lane.name() }, |row| row.get(0))
     }
 
     /// Notes that there are so many more messages on a lane, or fewer.
     pub(super) fn count_in(self, lane: Lane, change: i64) -> rusqlite::Result<()> {
-        self.one(COUNT_IN, named_params! { ":lane": text(lane), ":change": change }).map(drop)
+        self.one(COUNT_IN, named_params! { ":lane": lane.name(), ":change": change }).map(drop)
     }
 
     /// How many messages there are on all lanes.
@@ -211,9 +219,17 @@ impl Table<'_> {
     }
 
     /// Counts a lane; exact unless more than [`COUNTED_AT_MOST`] are leased, or both visible and
-    /// hidden.
+    /// hidden. With it, since when the oldest that is due has been so: of dead letters that is their age, and
+    /// elsewhere that of what waits to be received.
     pub(super) fn stats(self, lane: Lane, now: i64) -> rusqlite::Result<(LaneStats, Option<i64>)> {
-        let lane = text(lane);
+        let oldest = match lane {
+            Lane::Dead => self.0.prepare_cached(DEAD_SINCE)?.query_row([], |row| row.get(0)),
+            Lane::Message | Lane::Delay => {
+                let bounds = named_params! { ":lane": lane.name(), ":now": now };
+                self.0.prepare_cached(WAITING_SINCE)?.query_row(bounds, |row| row.get(0))
+            }
+        }?;
+        let lane = lane.name();
         let most = i64::try_from(COUNTED_AT_MOST).unwrap_or(i64::MAX);
         let counted = |sql: &str| {
             let bounds = named_params! { ":lane": lane, ":now": now, ":most": most };
@@ -229,7 +245,6 @@ impl Table<'_> {
         let visible = if visible < COUNTED_AT_MOST { visible } else { total.saturating_sub(counted(COUNT_HIDDEN)?) };
         let hidden = total - visible;
         let in_flight = counted(COUNT_LEASED)?.min(hidden);
-        let oldest = self.0.prepare_cached(OLDEST)?.query_row(named_params! { ":lane": lane }, |row| row.get(0))?;
         Ok((LaneStats { visible, in_flight, delayed: hidden - in_flight, oldest: None }, oldest))
     }
 
@@ -299,15 +314,6 @@ impl Table<'_> {
     }
 }
 
-/// A lane, as the column `lane` says it.
-fn text(lane: Lane) -> &'static str {
-    match lane {
-        Lane::Message => "message",
-        Lane::Delay => "delay",
-        Lane::Dead => "dead",
-    }
-}
-
 fn count(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
 }
@@ -334,7 +340,8 @@ mod tests {
             COUNT_LEASED,
             COUNT_VISIBLE,
             COUNT_HIDDEN,
-            OLDEST,
+            WAITING_SINCE,
+            DEAD_SINCE,
             TAKE_OVER,
             HOLDS_LEASES,
             PRUNE_DEAD,
@@ -357,6 +364,37 @@ mod tests {
         let taken = plan(&connection, TAKE_OVER).unwrap_or_default().join("\n");
         assert!(taken.contains("messages_by_lease (lane=? AND lease_owner=?)"), "{taken}");
         Ok(())
+    }
+
+    #[test]
+    fn what_is_delayed_is_not_due_and_a_look_makes_no_dead_letter_younger() -> crate::Result<()> {
+        const DAY: i64 = 86_400_000;
+        let failed = |error: &dyn std::fmt::Display| crate::Error::new(crate::ErrorKind::Invalid, error.to_string());
+        let file = tempfile::NamedTempFile::new().map_err(|error| failed(&error))?;
+        let connection = schema::open(&schema::MESSAGES, file.path())?;
+        let table = Table(&connection);
+        let due_since = |lane, now| table.stats(lane, now).map(|(_, since)| since);
+        let check = || -> rusqlite::Result<()> {
+            let row = |visible_at| NewRow {
+                body: String::new(),
+                attributes: None,
+                enqueued_at: 0,
+                visible_at,
+                in_place: false,
+            };
+            table.insert(Lane::Message, &row(14 * DAY))?;
+            assert_eq!(due_since(Lane::Message, 13 * DAY)?, None, "while it is delayed");
+            assert_eq!(due_since(Lane::Message, 14 * DAY + 5)?, Some(14 * DAY), "since its delay has ended");
+            table.lease(Lane::Message, 1, "node", 7, 14 * DAY + 5, 15 * DAY)?;
+            assert_eq!(due_since(Lane::Message, 14 * DAY + 6)?, None, "while it is handled");
+            table.insert(Lane::Dead, &row(0))?;
+            table.lease(Lane::Dead, 1, "node", 8, DAY, DAY + 300)?;
+            assert_eq!(due_since(Lane::Dead, DAY)?, Some(0), "while it is looked at");
+            assert!(table.release(Lane::Dead, Token { id: 2, token: 8 }, DAY + 1)?);
+            assert_eq!(due_since(Lane::Dead, 2 * DAY)?, Some(0), "after it was looked at");
+            Ok(())
+        };
+        check().map_err(|error| failed(&error))
     }
 
     fn plan(connection: &Connection, sql: &str) -> rusqlite::Result<Vec<String>> {

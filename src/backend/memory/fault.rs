@@ -47,8 +47,7 @@ pub struct Fault {
 enum Failure {
     Unavailable,
     AnswerLost,
-    Throttled,
-    Refused,
+    Kind(ErrorKind),
 }
 
 impl Fault {
@@ -65,12 +64,18 @@ impl Fault {
 
     /// The call answers [`ErrorKind::Throttled`], and nothing has happened.
     pub fn throttled(action: Action) -> Self {
-        Fault::new(action, Failure::Throttled)
+        Fault::error(action, ErrorKind::Throttled)
     }
 
     /// The call answers [`ErrorKind::Refused`]: nothing has happened, and would not at another try.
     pub fn refused(action: Action) -> Self {
-        Fault::new(action, Failure::Refused)
+        Fault::error(action, ErrorKind::Refused)
+    }
+
+    /// The call answers an error of this kind, and nothing has happened: [`ErrorKind::Credentials`] for those
+    /// that have expired, [`ErrorKind::Queue`] for a queue that is gone for a while.
+    pub fn error(action: Action, kind: ErrorKind) -> Self {
+        Fault::new(action, Failure::Kind(kind))
     }
 
     /// Strikes this many calls, 1 unless told; `u32::MAX` is for ever.
@@ -161,7 +166,7 @@ impl Strike {
                 if after == (fault.failure == Failure::AnswerLost)
                     && fault.entry.is_none_or(|entry| entry == position) =>
             {
-                Err(fault.error())
+                Err(fault.as_error())
             }
             _ => Ok(()),
         }
@@ -169,7 +174,7 @@ impl Strike {
 }
 
 impl Fault {
-    fn error(&self) -> Error {
+    fn as_error(&self) -> Error {
         let action = self.action;
         match self.failure {
             Failure::Unavailable => Error::new(
@@ -180,10 +185,10 @@ impl Fault {
                 Error::new(ErrorKind::Unavailable, format!("the answer of {action:?} was lost, as the test asked"))
                     .with_maybe_sent(action == Action::Send)
             }
-            Failure::Throttled => {
-                Error::new(ErrorKind::Throttled, format!("{action:?} was throttled, as the test asked"))
+            Failure::Kind(kind @ ErrorKind::Throttled) => {
+                Error::new(kind, format!("{action:?} was throttled, as the test asked"))
             }
-            Failure::Refused => Error::new(ErrorKind::Refused, format!("{action:?} was refused, as the test asked")),
+            Failure::Kind(kind) => Error::new(kind, format!("{action:?} was refused, as the test asked")),
         }
     }
 }

@@ -33,6 +33,8 @@ pub struct Queue<C> {
     /// Leased and delayed ones, by when they become visible.
     hidden: BTreeSet<(SystemTime, Key)>,
     by_age: BTreeSet<(SystemTime, Key)>,
+    /// Those that are not delayed, by when they were due.
+    due: BTreeSet<(SystemTime, Key)>,
     leased: u64,
     most_leased: u64,
     next_key: Key,
@@ -45,6 +47,8 @@ struct Message<C> {
     original: Key,
     content: Arc<C>,
     enqueued_at: SystemTime,
+    /// When its delay ends.
+    due_at: SystemTime,
     first_received_at: Option<SystemTime>,
     received_at: SystemTime,
     receive_count: u32,
@@ -202,6 +206,7 @@ impl<C> Default for Queue<C> {
             visible: BTreeMap::new(),
             hidden: BTreeSet::new(),
             by_age: BTreeSet::new(),
+            due: BTreeSet::new(),
             leased: 0,
             most_leased: 0,
             next_key: 0,
@@ -254,7 +259,7 @@ impl<C> Queue<C> {
             visible: count(self.visible.len()),
             in_flight: self.leased,
             delayed: count(self.hidden.len()).saturating_sub(self.leased),
-            oldest: self.by_age.first().map(|(enqueued_at, _)| now.duration_since(*enqueued_at).unwrap_or_default()),
+            oldest: self.due.first().map(|(due_at, _)| now.duration_since(*due_at).unwrap_or_default()),
         }
     }
 
@@ -370,6 +375,7 @@ impl<C> Queue<C> {
             original: self.next_key,
             content,
             enqueued_at,
+            due_at: hidden_until.unwrap_or(enqueued_at),
             first_received_at,
             received_at: enqueued_at,
             receive_count,
@@ -408,6 +414,7 @@ impl<C> Queue<C> {
             None => {
                 self.next_place += 1;
                 self.visible.insert(self.next_place, key);
+                self.due.insert((message.due_at, key));
                 Place::Visible(self.next_place)
             }
         };
@@ -434,6 +441,7 @@ impl<C> Queue<C> {
         }
         if let Some(message) = self.messages.get_mut(&key) {
             message.place = place;
+            self.due.insert((message.due_at, key));
         }
     }
 
@@ -457,6 +465,7 @@ impl<C> Queue<C> {
         self.take_from_place(key);
         let message = self.messages.remove(&key)?;
         self.by_age.remove(&(message.enqueued_at, key));
+        self.due.remove(&(message.due_at, key));
         Some(message)
     }
 }

@@ -503,6 +503,22 @@ async fn an_inspection_counts_exactly() {
 }
 
 #[tokio::test]
+async fn what_is_delayed_is_not_due() {
+    let rig = Rig::sqs();
+    rig.put_after("later", seconds(600)).await;
+    rig.pass(seconds(599)).await;
+    assert_eq!(rig.stats().await.oldest, None);
+    rig.pass(seconds(4)).await;
+    assert_eq!(rig.stats().await.oldest, Some(seconds(3)));
+    let later = rig.take_one().await;
+    rig.put("now").await;
+    rig.pass(seconds(2)).await;
+    assert_eq!(rig.stats().await.oldest, Some(seconds(5)), "it is due while it is handled, too");
+    rig.ack(&later).await.unwrap();
+    assert_eq!(rig.stats().await.oldest, Some(seconds(2)));
+}
+
+#[tokio::test]
 async fn a_duplicated_message_comes_exactly_twice() {
     let rig = Rig::sqs();
     rig.duplicate(1.0);

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aws_config::retry::RetryConfig;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
@@ -15,6 +15,7 @@ use aws_sdk_sqs::config::SharedHttpClient;
 use aws_smithy_http_client::tls;
 
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::options::SqsOptions;
 use crate::backend::BoxFuture;
@@ -77,7 +78,19 @@ impl Connection {
                 Err(error) => tracing::warn!("credentials could not be loaded anew: {error}"),
             }
         }
+        self.current()
+    }
+
+    /// The clients as they are.
+    pub(super) fn current(&self) -> Arc<Clients> {
         Arc::clone(&self.clients.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether there are other clients than those that were `refused`; waits for whoever loads them.
+    pub(super) async fn has_renewed(&self, refused: &Arc<Clients>, options: &SqsOptions) -> bool {
+        self.clients(options).await;
+        drop(self.loaded.lock().await);
+        !Arc::ptr_eq(&self.current(), refused)
     }
 }
 

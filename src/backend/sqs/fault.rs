@@ -17,6 +17,9 @@ use crate::error::{Error, ErrorKind};
 /// The longest part of a message of SQS's that is repeated.
 const MESSAGE_CHARS: usize = 400;
 
+/// What stands for the code of an answer that has none, before its status.
+const NO_CODE: &str = "HTTP status ";
+
 /// Which call an error is about.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct At<'a> {
@@ -43,7 +46,7 @@ where
             let status = service.raw().status().as_u16();
             let code = service.err().code().unwrap_or_default();
             let message = service.err().message().unwrap_or_default();
-            let code = if code.is_empty() { format!("HTTP status {status}") } else { code.to_owned() };
+            let code = if code.is_empty() { format!("{NO_CODE}{status}") } else { code.to_owned() };
             refused(at, classify(at.action, &code, message, Some(status), true), &code, message)
         }
         SdkError::TimeoutError(_) => {
@@ -224,7 +227,8 @@ pub(super) fn classify(
             Some(413) => ErrorKind::TooLarge,
             Some(403) => ErrorKind::Credentials,
             Some(408 | 500..) => ErrorKind::Unavailable,
-            _ if sender_fault => ErrorKind::Refused,
+            // SQS has a code for every refusal; what has none is a proxy's, and not about the message.
+            _ if sender_fault && !code.starts_with(NO_CODE) => ErrorKind::Refused,
             _ => ErrorKind::Unavailable,
         },
     }
@@ -329,6 +333,11 @@ mod tests {
             ("InternalFailure", "", Some(500), true, Unavailable),
             ("Weird", "", Some(503), true, Unavailable),
             ("Weird", "", None, false, Unavailable),
+            ("Weird", "", None, true, Refused),
+            ("Weird", "", Some(400), true, Refused),
+            ("HTTP status 400", "", Some(400), true, Unavailable),
+            ("HTTP status 404", "", Some(404), true, Unavailable),
+            ("HTTP status 413", "", Some(413), true, TooLarge),
         ] {
             assert_eq!(classify(Action::Send, code, message, status, sender), kind, "{code} {status:?}");
         }

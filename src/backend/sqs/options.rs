@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use crate::backend::Lane;
 use crate::error::{Error, ErrorKind, Result};
-use crate::redact::without_userinfo;
+use crate::redact::{Shown, without_userinfo};
 
 /// Which queues [`SqsBackend`](super::SqsBackend) uses, where they are, and how long it waits for
 /// an answer.
@@ -152,14 +152,16 @@ impl SqsOptions {
             );
         }
         for (what, url) in [
-            ("queue URL", &self.queue_url),
-            ("delay queue URL", &self.delay_queue_url),
-            ("dead-letter queue URL", &self.dead_letter_queue_url),
-            ("endpoint URL", &self.endpoint_url),
+            ("queue URL (DAWDLE_SQS_QUEUE_URL)", &self.queue_url),
+            ("delay queue URL (DAWDLE_SQS_DELAY_QUEUE_URL)", &self.delay_queue_url),
+            ("dead-letter queue URL (DAWDLE_SQS_DEAD_LETTER_QUEUE_URL)", &self.dead_letter_queue_url),
+            ("endpoint URL (DAWDLE_SQS_ENDPOINT_URL)", &self.endpoint_url),
         ] {
             let url = url.as_deref().unwrap_or("http://");
             if !(url.starts_with("https://") || url.starts_with("http://")) {
-                return config(format!("the SQS {what} is no URL: it must begin with https:// or http://"));
+                // Before an `@` there may be a password.
+                let shown = Shown(url.rsplit('@').next().unwrap_or_default());
+                return config(format!("the SQS {what}, `{shown}`, is no URL: it must begin with https:// or http://"));
             }
         }
         if self.receive_wait > Duration::from_secs(20) {
@@ -258,7 +260,8 @@ mod tests {
     fn what_cannot_work_is_refused_without_asking() {
         for (options, kind, text) in [
             (SqsOptions::default(), ErrorKind::Config, "DAWDLE_SQS_QUEUE"),
-            (by_url("orders"), ErrorKind::Config, "is no URL"),
+            (by_url("orders"), ErrorKind::Config, "queue URL (DAWDLE_SQS_QUEUE_URL), `orders`, is no URL"),
+            (by_url("me:secret@host/orders"), ErrorKind::Config, "`host/orders`, is no URL"),
             (by_url("https://sqs.eu-west-1.amazonaws.com/1/orders.fifo"), ErrorKind::Queue, "create-queue"),
             (
                 SqsOptions { receive_wait: Duration::from_secs(21), ..by_url("http://q/1/q") },

@@ -14,6 +14,13 @@ use aws_sdk_sqs::primitives::{DateTime, DateTimeFormat};
 use super::clock_offset::{ClockOffset, Interval};
 use crate::backend::usage::{Asked, Meter};
 
+/// How much longer than the quickest call an answer is taken to be under way. One that is under way for longer still
+/// contradicts the others, and is put aside.
+const JITTER: Duration = Duration::from_millis(25);
+
+/// The quickest call is taken for no longer than that: rather some milliseconds late than early.
+const QUICKEST: Duration = Duration::from_millis(25);
+
 /// What is asked of SQS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
@@ -70,6 +77,8 @@ impl Action {
 pub(super) struct Ledger {
     pub(super) meter: Meter,
     offset: Mutex<ClockOffset>,
+    /// How long the quickest call so far was under way, if there was one.
+    quickest: Mutex<Option<Duration>>,
 }
 
 impl Ledger {
@@ -93,6 +102,14 @@ impl Ledger {
     /// Whether an answer has told SQS's time.
     pub(super) fn knows_offset(&self) -> bool {
         self.offset.lock().unwrap_or_else(PoisonError::into_inner).is_known()
+    }
+
+    /// How long the quickest call so far was under way, one of `span` included.
+    fn quickest(&self, span: Duration) -> Duration {
+        let mut quickest = self.quickest.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = quickest.map_or(span, |known| known.min(span));
+        *quickest = Some(known);
+        known
     }
 
     fn observe(&self, seen: Option<Interval>, now: Instant) {
@@ -130,6 +147,17 @@ impl Watch {
             self.0.ledger.observe(Interval::of_answer(shown, step, *answered, span), *at);
         }
     }
+
+    /// Takes in that a message was handed out then, in milliseconds since 1970. That was when the answer was made,
+    /// however long it was awaited; and an answer alone is under way for hardly longer than the quickest call.
+    pub(super) fn saw_handed_out(&self, at_ms: u64) {
+        if let (Some(sent), Some((at, answered))) = (self.0.sent.get(), self.0.answered.get()) {
+            let quickest = self.0.ledger.quickest(at.saturating_duration_since(*sent));
+            let span = quickest.min(QUICKEST) + JITTER;
+            let (shown, step) = (Duration::from_millis(at_ms), Duration::from_millis(1));
+            self.0.ledger.observe(Interval::of_answer(shown, step, *answered, span), *at);
+        }
+    }
 }
 
 impl Intercept for Watch {
@@ -153,7 +181,11 @@ impl Intercept for Watch {
         _components: &RuntimeComponents,
         _config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        let _ = self.0.answered.set((Instant::now(), SystemTime::now()));
+        let (at, answered) = (Instant::now(), SystemTime::now());
+        let _ = self.0.answered.set((at, answered));
+        if let Some(sent) = self.0.sent.get() {
+            self.0.ledger.quickest(at.saturating_duration_since(*sent));
+        }
         let date = context.response().headers().get("date");
         let date = date.and_then(|date| DateTime::from_str(date, DateTimeFormat::HttpDate).ok());
         let date = date.and_then(|date| SystemTime::try_from(date).ok());

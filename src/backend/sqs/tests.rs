@@ -12,11 +12,14 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 
+mod answers;
 mod permissions;
 
 /// What the server does with a request.
 enum Reply {
     Answer(u16, Value),
+    /// An answer of any text.
+    Text(u16, String),
     /// An error with the header by which SQS tells the old code and whose fault it is.
     Fault(u16, &'static str, &'static str),
     /// The effect takes place, then the connection ends without an answer.
@@ -68,12 +71,18 @@ impl Server {
             delay_queue_url: Some(format!("{}/000000000000/orders-delay", self.url)),
             dead_letter_queue_url: Some(format!("{}/000000000000/orders-dead", self.url)),
             endpoint_url: Some(self.url.clone()),
-            connect_timeout: Duration::from_millis(300),
-            request_timeout: Duration::from_millis(300),
+            connect_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(10),
             receive_wait: Duration::ZERO,
-            receive_margin: Duration::from_millis(300),
+            receive_margin: Duration::from_secs(1),
             ..SqsOptions::default()
         }
+    }
+
+    /// For a server that hangs.
+    fn impatient_options(&self) -> SqsOptions {
+        let soon = Duration::from_millis(500);
+        SqsOptions { connect_timeout: soon, request_timeout: soon, receive_margin: soon, ..self.options() }
     }
 
     fn named(&self) -> SqsOptions {
@@ -118,16 +127,16 @@ async fn serve(mut stream: TcpStream, script: Script, log: Arc<Mutex<Vec<(String
         let reply = script(&action, &body);
         log.lock().expect("unpoisoned").push((action, body));
         let (status, header, body) = match reply {
-            Reply::Answer(status, body) => (status, String::new(), body),
+            Reply::Answer(status, body) => (status, String::new(), body.to_string()),
+            Reply::Text(status, body) => (status, String::new(), body),
             Reply::Fault(status, code, message) => (
                 status,
                 format!("x-amzn-query-error: {code};Sender\r\n"),
-                json!({ "__type": format!("com.amazonaws.sqs#{code}"), "message": message }),
+                json!({ "__type": format!("com.amazonaws.sqs#{code}"), "message": message }).to_string(),
             ),
             Reply::Close => return,
             Reply::Hang => std::future::pending().await,
         };
-        let body = body.to_string();
         let head = format!(
             "HTTP/1.1 {status} X\r\ncontent-type: application/x-amz-json-1.0\r\n{header}content-length: {}\r\n\r\n",
             body.len()
@@ -233,7 +242,7 @@ async fn what_found_no_connection_was_not_sent() {
 #[tokio::test]
 async fn a_server_that_hangs_is_given_up() {
     let server = Server::start(|_, _| Reply::Hang).await;
-    let backend = server.backend();
+    let backend = backend(server.impatient_options());
     let begun = Instant::now();
     let error = backend.send(Lane::Message, &messages(1)).await.remove(0).expect_err("no answer");
     assert_eq!((error.kind(), error.maybe_sent()), (ErrorKind::Unavailable, true), "{error}");
@@ -299,7 +308,7 @@ async fn a_password_in_a_url_and_a_credential_are_written_nowhere() {
     ];
     for fault in faults {
         let server = Server::start(move |_, _| fault()).await;
-        let given = server.options();
+        let given = server.impatient_options();
         let url = |url: &Option<String>| url.as_deref().map(with_password);
         let options = SqsOptions {
             queue_url: url(&given.queue_url),
@@ -373,6 +382,35 @@ async fn credentials_that_sqs_refuses_are_loaded_anew_without_a_restart() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(loads.load(std::sync::atomic::Ordering::Relaxed), 2, "not at every refusal");
+}
+
+#[tokio::test]
+async fn calls_that_are_refused_for_expired_credentials_are_made_again_with_new_ones() {
+    let loads = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let loaded_so_far = Arc::clone(&loads);
+    let load: Loader = Box::new(move || {
+        let load = loads.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Box::pin(async move {
+            if load > 0 {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            (config("AKTEST"), config("AKTEST"))
+        })
+    });
+    let server = Server::start(move |_, body| match loaded_so_far.load(std::sync::atomic::Ordering::Relaxed) {
+        1 => Reply::Fault(403, "ExpiredToken", "The security token included in the request is expired"),
+        _ => all_entries(body),
+    })
+    .await;
+    let backend = loaded(server.options(), load);
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(2)).await;
+    tokio::time::resume();
+    let to_send = messages(1);
+    let sends = (0..20).map(|_| backend.send(Lane::Message, &to_send));
+    for mut answers in futures_util::future::join_all(sends).await {
+        answers.remove(0).expect("sent by the second call");
+    }
 }
 
 #[derive(Debug)]
@@ -557,6 +595,35 @@ async fn a_receive_is_read_in_full_and_overrides_no_visibility() {
     assert_eq!(said(0, "VisibilityTimeout"), Value::Null);
     assert_eq!((said(1, "MaxNumberOfMessages"), said(1, "WaitTimeSeconds")), (json!(1), json!(1)));
     assert_eq!((said(2, "WaitTimeSeconds"), said(2, "VisibilityTimeout")), (json!(1), json!(10)));
+}
+
+#[tokio::test]
+async fn a_receive_tells_sqs_time_to_the_millisecond_however_long_it_was_awaited() {
+    for ahead_ms in [-5_000_i64, -600, 0, 600, 5_000] {
+        let server = Server::start(move |action, _| {
+            if action != "ReceiveMessage" {
+                return Reply::Answer(200, json!({ "Attributes": {} }));
+            }
+            std::thread::sleep(Duration::from_millis(150));
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis();
+            let at = i64::try_from(now).expect("this age") + ahead_ms;
+            let attributes = json!({
+                "ApproximateReceiveCount": "1", "ApproximateFirstReceiveTimestamp": at.to_string(),
+                "SentTimestamp": at.to_string(),
+            });
+            Reply::Answer(
+                200,
+                json!({ "Messages": [{ "MessageId": "m", "ReceiptHandle": "r", "Body": "b", "Attributes": attributes }] }),
+            )
+        })
+        .await;
+        let backend = server.backend();
+        for _ in 0..5 {
+            backend.receive(Lane::Message, 10).await.expect("a message");
+        }
+        let off = (backend.clock_offset_ms() - ahead_ms).abs();
+        assert!(off < 50, "{ahead_ms} ms ahead, and taken for {} ms", backend.clock_offset_ms());
+    }
 }
 
 #[tokio::test]

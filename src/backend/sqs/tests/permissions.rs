@@ -23,7 +23,7 @@ struct Note {
 /// Outlasts a third of the lease, so that it is extended.
 #[crate::handler(attempts = 1, crate = "crate")]
 async fn read_note(event: &Note) -> Outcome {
-    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    tokio::time::sleep(Duration::from_millis(1_800)).await;
     if event.fails { Err("no")? } else { Ok(()) }
 }
 
@@ -183,7 +183,18 @@ async fn a_listener_needs_what_its_policy_allows_and_nothing_else() {
 async fn an_operator_needs_what_its_policy_allows_and_nothing_else() {
     let fill = |queues: &Queues| (0..3).for_each(|_| queues.put("orders-dead", &dead()));
     plays(OPERATOR, fill, async |backend, queues, _| {
+        // As `dawdle stats` counts, and `dawdle peek --queue dead` looks.
+        backend.check(Role::Sender).await.expect("the queues are there");
+        for lane in Lane::ALL {
+            backend.inspect(lane).await.expect("counts");
+        }
+        let found = backend.browse(Lane::Dead, 1, Duration::from_secs(30)).await.expect("a look").remove(0);
+        let how = Settlement::ReleaseAfter(Duration::ZERO);
+        backend.settle(Lane::Dead, &[Settle { receipt: found.receipt, how }]).await.remove(0).expect("given back");
+        queues.put_body("orders-dead", found.body);
+        // As `dawdle signal`, `dead list`, `dead show`, `dead replay`, `dead edit` and `dead purge`.
         let dawdle = connected(backend).await;
+        dawdle.send(envelope(false, None)).await.expect("sent");
         let letters = dawdle.dead_letters();
         let found: Vec<_> = letters.scan(Filter::default()).try_collect().await.expect("a scan");
         assert_eq!(found.len(), 3);
@@ -191,7 +202,7 @@ async fn an_operator_needs_what_its_policy_allows_and_nothing_else() {
         letters.purge(&found[1]).await.expect("purged");
         // What is left alone is let go.
         dawdle.shutdown().await;
-        assert_eq!(queues.messages.lock().expect("unpoisoned")["orders"].len(), 1);
+        assert_eq!(queues.messages.lock().expect("unpoisoned")["orders"].len(), 2);
     })
     .await;
 }
