@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
-use dawdle::backend::{Lane, Role, Settle, Settlement};
+use dawdle::backend::sqs::{SqsBackend, SqsOptions};
+use dawdle::backend::{Lane, Limits, Role, Settle, Settlement};
 use dawdle::{BackendKind, Error, ErrorKind};
+use dawdle_workbench::when;
 use serde::Serialize;
 
 use crate::out::{Out, clean};
 use crate::problem::{Problem, Result};
-use crate::queue::{Queues, config, name};
+use crate::queue::Queues;
+use crate::settings::Settings;
 
 /// A clock that is off by this much is worth a word; by more than that, AWS refuses what it signs
 /// (<https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-troubleshooting.html>).
@@ -38,8 +41,8 @@ struct Findings {
     findings: Vec<Finding>,
 }
 
-pub(crate) async fn run(out: Out) -> Result {
-    let findings = examine().await;
+pub(crate) async fn run(settings: &Settings, out: Out) -> Result {
+    let findings = examine(settings).await;
     let ok = findings.iter().all(|finding| finding.state != State::Wrong);
     if out.is_json() {
         out.value(&Findings { ok, findings })?;
@@ -65,31 +68,28 @@ fn show(finding: &Finding, out: Out) -> Result {
     }
 }
 
-async fn examine() -> Vec<Finding> {
+async fn examine(settings: &Settings) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let config = match config().and_then(|config| Ok((config.chosen_backend()?, config))) {
-        Ok((kind, config)) => {
-            let word = match kind {
-                BackendKind::Local => "local",
-                BackendKind::Memory => "memory",
-                BackendKind::Sqs => "sqs",
-            };
-            findings.push(ok("configuration", format!("the backend is {word}")));
-            config
-        }
+    let kind = match settings.config().and_then(|config| Ok(config.chosen_backend()?)) {
+        Ok(kind) => kind,
         Err(problem) => {
-            findings.push(of_problem("configuration", problem));
+            let mend = "correct the DAWDLE_* variable, or the key of the file of --config, that is named";
+            findings.push(of_problem("configuration", problem, mend));
             return findings;
         }
     };
-    let queues = match config.chosen_backend() {
-        Ok(BackendKind::Sqs) => Queues::open_or_create(config).await,
-        _ => Queues::open().await,
+    let (word, mend) = match kind {
+        BackendKind::Local => {
+            ("local", "make the file with `dawdle init`, or name the application's by DAWDLE_LOCAL_PATH")
+        }
+        BackendKind::Memory => ("memory", "set DAWDLE_BACKEND to `local` or `sqs`"),
+        BackendKind::Sqs => ("sqs", "set DAWDLE_SQS_QUEUE, and the region by AWS_REGION or DAWDLE_SQS_REGION"),
     };
-    let queues = match queues {
+    findings.push(ok("configuration", format!("the backend is {word}")));
+    let queues = match Queues::open(settings).await {
         Ok(queues) => queues,
         Err(problem) => {
-            findings.push(of_problem("connection", problem));
+            findings.push(of_problem("connection", problem, mend));
             return findings;
         }
     };
@@ -107,14 +107,55 @@ async fn examine() -> Vec<Finding> {
     }
     findings.push(operator(&queues).await);
     for lane in queues.lanes() {
-        let check = format!("{} queue", name(lane));
+        let check = format!("{} queue", lane.name());
         findings.push(match queues.backend.inspect(lane).await {
             Ok(stats) => ok(&check, format!("{} messages", stats.total())),
             Err(error) => wrong(&check, &error),
         });
     }
+    if kind == BackendKind::Sqs {
+        findings.extend([untried(), message_size(&queues), retention(&queues).await]);
+    }
     findings.push(clock(&queues).await);
     findings
+}
+
+/// What is allowed is known of what was done, and this program changes nothing.
+fn untried() -> Finding {
+    let text = "not tried, for it would change something: sqs:SendMessage and sqs:DeleteMessage on each queue, \
+                sqs:ReceiveMessage and sqs:ChangeMessageVisibility on the message and the delay queue";
+    note(
+        "permissions",
+        text.to_owned(),
+        "compare the role's policy with `dawdle policy --role sender|listener|operator`",
+    )
+}
+
+fn message_size(queues: &Queues) -> Finding {
+    let (smallest, most) = (queues.backend.limits().max_message_bytes, Limits::sqs().max_message_bytes);
+    if smallest >= most {
+        return ok("message size", format!("every queue takes messages of {most} bytes, the most that SQS takes"));
+    }
+    let text =
+        format!("a queue takes messages of {smallest} bytes only (MaximumMessageSize), and larger events are refused");
+    note("message size", text, &format!("set MaximumMessageSize={most} on each queue, if there are larger events"))
+}
+
+/// That of the message queue. The others' is the listener's matter.
+async fn retention(queues: &Queues) -> Finding {
+    let asked = async { SqsBackend::connect(SqsOptions::from(&queues.config)).await?.retention(Lane::Message).await };
+    let longest = Limits::sqs().retention;
+    match asked.await {
+        Ok(kept) if kept == longest => {
+            ok("retention", "the message queue keeps messages for 14 days, the longest that SQS does".to_owned())
+        }
+        Ok(kept) => {
+            let kept = kept.map_or_else(|| "a time that it does not say".to_owned(), when::rough);
+            let text = format!("the message queue drops, without a word, what no node has handled within {kept}");
+            note("retention", text, "set MessageRetentionPeriod=1209600 (14 days) on it")
+        }
+        Err(error) => wrong("retention", &error),
+    }
 }
 
 fn said(role: Role) -> String {
@@ -127,12 +168,8 @@ fn said(role: Role) -> String {
 /// Looks at a dead letter, and gives it back.
 async fn operator(queues: &Queues) -> Finding {
     if !queues.lanes().contains(&Lane::Dead) {
-        return Finding {
-            check: "operator".to_owned(),
-            state: State::Note,
-            text: "there is no dead-letter queue to look at".to_owned(),
-            mend: Some("set DAWDLE_SQS_DEAD_LETTER_QUEUE_URL, which a listener needs too".to_owned()),
-        };
+        let mend = "set DAWDLE_SQS_DEAD_LETTER_QUEUE_URL, which a listener needs too";
+        return note("operator", "there is no dead-letter queue to look at".to_owned(), mend);
     }
     let look = async {
         let found = queues.backend.browse(Lane::Dead, 1, OFF).await?;
@@ -150,7 +187,9 @@ async fn operator(queues: &Queues) -> Finding {
 }
 
 async fn clock(queues: &Queues) -> Finding {
-    queues.backend.learn_clock_offset().await;
+    if let Err(error) = queues.backend.learn_clock_offset().await {
+        return wrong("clock", &error);
+    }
     let ahead = queues.backend.clock_offset_ms();
     let off = Duration::from_millis(ahead.unsigned_abs());
     let text = match ahead {
@@ -171,12 +210,16 @@ fn ok(check: &str, text: String) -> Finding {
     Finding { check: check.to_owned(), state: State::Ok, text, mend: None }
 }
 
-fn of_problem(check: &str, problem: Problem) -> Finding {
+fn note(check: &str, text: String, mend: &str) -> Finding {
+    Finding { check: check.to_owned(), state: State::Note, text, mend: Some(mend.to_owned()) }
+}
+
+fn of_problem(check: &str, problem: Problem, mend: &str) -> Finding {
     let text = match problem {
         Problem::Failed(text) | Problem::Usage(text) | Problem::Nothing(text) => text,
         Problem::Found | Problem::Unread => String::new(),
     };
-    Finding { check: check.to_owned(), state: State::Wrong, text, mend: None }
+    Finding { check: check.to_owned(), state: State::Wrong, text, mend: Some(mend.to_owned()) }
 }
 
 /// What is wrong. The library's errors say how to mend what they name; this adds which command helps.

@@ -1,44 +1,48 @@
 //! `dawdle`: what is on an application's queues, what died there and why, and what to do about it.
 //!
-//! It reads the same `DAWDLE_*` variables as the application, and needs none of its code. What it
+//! It reads the same `DAWDLE_*` variables and the same settings in a file as the application, and needs none of its
+//! code. What it
 //! finds goes to standard output, for people or, with `--json`, for programs; what goes wrong goes to
 //! standard error. The README beside it shows each command.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 mod ask;
 mod audit;
+mod bench;
+mod dashboard;
 mod dead;
 mod doctor;
-mod fingerprint;
 mod init;
-mod json;
 mod out;
 mod peek;
 mod policy;
 mod problem;
+mod progress;
 mod queue;
+mod serve;
+mod settings;
 mod signal;
 mod stats;
 mod stop;
 mod tidy;
-mod when;
 
 use out::Out;
 use problem::{Problem, Result};
+use settings::Settings;
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  it is done
-  1  it failed
-  2  it was asked for what cannot be
-  3  doctor has found something wrong
-  4  nothing matched
+  0    it is done
+  1    it failed, or was told to stop in the middle
+  2    it was asked for what cannot be
+  3    doctor has found something wrong
+  4    nothing matched
+  130  it was told to stop twice
 
-The queues are those that DAWDLE_* names, as for the application; with none set, .dawdle/queue.db.";
+The queues are those that DAWDLE_* and --config name, as for the application; with none named, .dawdle/queue.db.";
 
 /// Looks at an application's queues, and mends what died on them
 #[derive(Debug, Parser)]
@@ -48,9 +52,8 @@ struct Args {
     #[arg(long, global = true)]
     json: bool,
 
-    /// Where changes are noted, before DAWDLE_AUDIT_LOG [default: .dawdle/audit.jsonl]
-    #[arg(long, global = true, value_name = "FILE")]
-    audit_log: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Settings,
 
     #[command(subcommand)]
     command: Command,
@@ -73,6 +76,10 @@ enum Command {
     Policy(policy::Args),
     /// Find what is wrong with the queues, and say how to mend it
     Doctor,
+    /// Serve a page about the queues and the dead letters, until Ctrl-C
+    Dashboard(dashboard::Args),
+    /// Measure what the queues can do from here, on queues of its own
+    Bench(bench::Args),
     /// Delete all messages of the local file
     Reset(tidy::ResetArgs),
     /// Give what is free in the local file back to the disk
@@ -94,17 +101,19 @@ async fn main() -> ExitCode {
 
 async fn run(args: Args) -> Result {
     let out = Out::new(args.json);
-    let log = args.audit_log.as_deref();
+    let settings = &args.settings;
     match args.command {
-        Command::Stats(args) => stats::run(args, out).await,
-        Command::Dead(command) => dead::run(command, log, out).await,
-        Command::Signal(args) => signal::run(args, log, out).await,
-        Command::Peek(args) => peek::run(args, out).await,
-        Command::Init(args) => init::run(args, out).await,
-        Command::Policy(args) => policy::run(args, out),
-        Command::Doctor => doctor::run(out).await,
-        Command::Reset(args) => tidy::reset(args, log, out).await,
-        Command::Vacuum => tidy::vacuum(out).await,
+        Command::Stats(args) => stats::run(args, settings, out).await,
+        Command::Dead(command) => dead::run(command, settings, out).await,
+        Command::Signal(args) => signal::run(args, settings, out).await,
+        Command::Peek(args) => peek::run(args, settings, out).await,
+        Command::Init(args) => init::run(args, settings, out).await,
+        Command::Policy(args) => policy::run(args, settings, out),
+        Command::Doctor => doctor::run(settings, out).await,
+        Command::Dashboard(args) => dashboard::run(args, settings, out).await,
+        Command::Bench(args) => bench::run(args, settings, out).await,
+        Command::Reset(args) => tidy::reset(args, settings, out).await,
+        Command::Vacuum => tidy::vacuum(settings, out).await,
         Command::Completions { shell } => completions(shell, out),
     }
 }

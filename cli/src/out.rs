@@ -5,9 +5,17 @@ use std::io::Write as _;
 
 use anstyle::Style;
 use comfy_table::{CellAlignment, Table, presets};
+pub(crate) use dawdle_workbench::text::clean;
+use dawdle_workbench::text::first_line;
 use serde::Serialize;
 
 use crate::problem::{Problem, Result};
+
+/// How much of a cell a table shows, in characters: the longest id.
+const WIDTH: usize = 64;
+
+/// How much of a line is shown that is no cell, in characters.
+const LINE: usize = 400;
 
 /// Where a command's results go. Colours and control codes are left out where it is no terminal, and
 /// where `NO_COLOR` is set.
@@ -45,13 +53,20 @@ impl Out {
     }
 }
 
-/// Rows under their headings, as text.
+/// One line of what came from anywhere.
+pub(crate) fn line(text: &str) -> String {
+    clean(&first_line(text, LINE))
+}
+
+/// Rows under their headings, as text. A cell is one line, however many there are in what it shows: what came from
+/// outside makes no rows of its own.
 pub(crate) fn table(headings: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table.set_header(headings.iter().map(|heading| heading.trim_start_matches('>')));
     for row in rows {
-        table.add_row(row.iter().map(|cell| clean(cell)));
+        // Cut again where what a terminal does not take is written out.
+        table.add_row(row.iter().map(|cell| first_line(&clean(&first_line(cell, WIDTH)), WIDTH)));
     }
     for (index, heading) in headings.iter().enumerate() {
         if let Some(column) = table.column_mut(index) {
@@ -66,53 +81,5 @@ pub(crate) fn table(headings: &[&str], rows: Vec<Vec<String>>) -> String {
     match text.split_once('\n') {
         Some((head, rest)) => format!("{bold}{head}{bold:#}\n{rest}"),
         None => format!("{bold}{text}{bold:#}"),
-    }
-}
-
-/// The text without what a terminal would take for a command: it may come from anywhere.
-pub(crate) fn clean(text: &str) -> String {
-    let mut clean = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '\n' => clean.push('\n'),
-            '\t' => clean.push(' '),
-            _ if character.is_control() || is_invisible(character) => clean.extend(character.escape_unicode()),
-            _ => clean.push(character),
-        }
-    }
-    clean
-}
-
-/// Marks that turn the direction of what is shown after them.
-fn is_invisible(character: char) -> bool {
-    matches!(character, '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
-}
-
-/// The first line of a text, and at most so many characters of it.
-pub(crate) fn first_line(text: &str, most: usize) -> String {
-    let line = text.lines().next().unwrap_or_default();
-    if line.chars().count() <= most && line.len() == text.len() {
-        return line.to_owned();
-    }
-    let mut short: String = line.chars().take(most).collect();
-    short.push('…');
-    short
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_comes_from_outside_gives_the_terminal_no_commands() {
-        assert_eq!(clean("a\u{1b}[2Jb\u{9b}c\u{202e}d"), "a\\u{1b}[2Jb\\u{9b}c\\u{202e}d");
-        assert_eq!(clean("two\nlines, ünïcode"), "two\nlines, ünïcode");
-    }
-
-    #[test]
-    fn a_long_text_is_cut_between_characters() {
-        assert_eq!(first_line("ünï", 3), "ünï");
-        assert_eq!(first_line("ünïcode", 3), "ünï…");
-        assert_eq!(first_line("one\ntwo", 9), "one…");
     }
 }

@@ -6,14 +6,16 @@ use std::time::Duration;
 use clap::ValueEnum;
 use dawdle::Envelope;
 use dawdle::backend::{Delivery, Lane, Settle, Settlement};
+use dawdle_workbench::when;
 use futures_util::FutureExt as _;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::out::{Out, first_line};
+use crate::out::Out;
 use crate::problem::{Problem, Result, complain};
-use crate::queue::{Queues, name};
-use crate::{stop, when};
+use crate::queue::Queues;
+use crate::settings::Settings;
+use crate::stop;
 
 /// For how long what is looked at is hidden, should this process die before it gives it back.
 const HOLD: Duration = Duration::from_secs(30);
@@ -53,8 +55,8 @@ struct Seen<'a> {
     unreadable: Option<&'a str>,
 }
 
-pub(crate) async fn run(args: Args, out: Out) -> Result {
-    let queues = Queues::open().await?;
+pub(crate) async fn run(args: Args, settings: &Settings, out: Out) -> Result {
+    let queues = Queues::open(settings).await?;
     queues.backend.check(dawdle::backend::Role::Sender).await?;
     let lane = match args.queue {
         Which::Message => Lane::Message,
@@ -69,21 +71,21 @@ pub(crate) async fn run(args: Args, out: Out) -> Result {
     }
     let looked = look(&queues, lane, usize::from(args.limit)).await?;
     let shown = show(lane, &looked, out);
-    let released = give_back(&queues, lane, &looked).await;
+    let giving = give_back(&queues, lane, &looked);
+    let released = stop::giving_back(looked.len(), "messages", "30 seconds", giving).await;
     shown?;
-    if let Err(error) = released {
-        complain("note", format!("not all were given back, and are hidden for up to {HOLD:?}: {error}"));
-    }
     if looked.is_empty() {
         return Err(Problem::nothing(format!("nothing can be received from the {lane} now")));
     }
-    if !out.is_json() {
-        let hidden = match queues.backend.name() {
-            "sqs" => format!("looking hid these from the listeners for a moment, {HOLD:?} at most, and"),
-            _ => "looking".to_owned(),
-        };
-        complain("note", format!("{hidden} counts as one receive of each; they were given back at once"));
-    }
+    let hidden = match queues.backend.name() {
+        "sqs" => format!("looking hid these from the listeners for a moment, {HOLD:?} at most, and"),
+        _ => "looking".to_owned(),
+    };
+    let rest = match released {
+        Ok(()) => "they were given back at once".to_owned(),
+        Err(error) => format!("not all were given back, and those stay hidden for up to {HOLD:?}: {error}"),
+    };
+    complain("note", format!("{hidden} counts as one receive of each; {rest}"));
     Ok(())
 }
 
@@ -128,7 +130,7 @@ fn show(lane: Lane, looked: &[Delivery], out: Out) -> Result {
     for delivery in looked {
         let events = Envelope::read_all(&delivery.body, delivery.enqueued_at).map_err(|error| error.to_string());
         let whole = Seen {
-            queue: name(lane),
+            queue: lane.name(),
             message_id: &delivery.message_id,
             enqueued_at: when::exact(delivery.enqueued_at),
             receives: delivery.receive_count,
@@ -175,7 +177,7 @@ fn one(seen: &Seen<'_>, out: Out) -> Result<Vec<String>> {
     }
     let or_dash = |text: Option<&str>| text.unwrap_or("-").to_owned();
     let kind = match seen.unreadable {
-        Some(why) => first_line(&format!("no event: {why}"), 60),
+        Some(why) => format!("no event: {why}"),
         None => or_dash(seen.kind),
     };
     Ok(vec![

@@ -1,6 +1,7 @@
 //! How a command ends when it does not end well: [`Problem`], and the exit code of each.
 
 use std::fmt::Display;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
@@ -71,5 +72,6 @@ impl From<dawdle::Error> for Problem {
 pub(crate) fn complain(word: &str, text: impl Display) {
     let color = if word == "error" { AnsiColor::Red } else { AnsiColor::Yellow };
     let style = Style::new().bold().fg_color(Some(color.into()));
-    anstream::eprintln!("{style}{word}:{style:#} {}", crate::out::clean(&text.to_string()));
+    // A terminal that has gone away is no reason to break off what is under way.
+    let _ = writeln!(anstream::stderr(), "{style}{word}:{style:#} {}", crate::out::clean(&text.to_string()));
 }

@@ -1,4 +1,4 @@
-//! The queues that the environment names, opened.
+//! The queues that the settings name, opened.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,21 +8,17 @@ use dawdle::backend::{Backend, Lane};
 use dawdle::{BackendKind, Config, Dawdle};
 
 use crate::problem::{Problem, Result};
+use crate::settings::Settings;
+use crate::stop;
 
-/// For how long a command tries to reach the queues, where `DAWDLE_START_TIMEOUT` does not say.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// For how long a command that ends gives back what it holds, whatever the application's
+/// `DAWDLE_SHUTDOWN_TIMEOUT` is: what it does not come to stays hidden for minutes.
+const GIVING_BACK: Duration = Duration::from_secs(300);
 
 /// The queues of an application, without its handlers.
 pub(crate) struct Queues {
     pub(crate) config: Config,
     pub(crate) backend: Arc<dyn Backend>,
-}
-
-/// The environment's settings.
-pub(crate) fn config() -> Result<Config> {
-    let mut config = Config::from_env()?;
-    config.start_timeout.get_or_insert(PATIENCE);
-    Ok(config)
 }
 
 /// The file that the local backend keeps its messages in.
@@ -32,8 +28,8 @@ pub(crate) fn local_path(config: &Config) -> PathBuf {
 
 impl Queues {
     /// Opens queues that are there: a local file is not created by looking for it.
-    pub(crate) async fn open() -> Result<Queues> {
-        let config = config()?;
+    pub(crate) async fn open(settings: &Settings) -> Result<Queues> {
+        let config = settings.config()?;
         if config.chosen_backend()? == BackendKind::Local {
             let path = local_path(&config);
             if !path.exists() {
@@ -61,7 +57,8 @@ impl Queues {
 
     /// An instance on these queues: it sends, and runs nothing.
     pub(crate) async fn dawdle(&self) -> Result<Dawdle> {
-        let builder = Dawdle::builder().config(self.config.clone()).backend(Arc::clone(&self.backend));
+        let config = Config { shutdown_timeout: Some(GIVING_BACK), ..self.config.clone() };
+        let builder = Dawdle::builder().config(config).backend(Arc::clone(&self.backend));
         Ok(builder.discover(false).listener(false).start().await?)
     }
 
@@ -76,20 +73,17 @@ impl Queues {
         Lane::ALL.into_iter().filter(there).collect()
     }
 
-    /// The time by the queues' clock.
+    /// The time by the queues' clock; by this machine's where they do not answer, as whatever is asked next will say.
     pub(crate) async fn now(&self) -> SystemTime {
-        self.backend.learn_clock_offset().await;
+        let _unanswered = self.backend.learn_clock_offset().await;
         let (now, ahead) = (SystemTime::now(), self.backend.clock_offset_ms());
         let span = Duration::from_millis(ahead.unsigned_abs());
         if ahead < 0 { now - span } else { now + span }
     }
 }
 
-/// The short name of a queue.
-pub(crate) fn name(lane: Lane) -> &'static str {
-    match lane {
-        Lane::Message => "message",
-        Lane::Delay => "delay",
-        Lane::Dead => "dead",
-    }
+/// Ends an instance on the queues, which gives back what it holds.
+pub(crate) async fn close(dawdle: &Dawdle) {
+    let held = dawdle.dead_letters().held();
+    stop::giving_back(held, "dead letters", "five minutes", dawdle.shutdown()).await;
 }

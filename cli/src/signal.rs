@@ -1,17 +1,17 @@
 //! `dawdle signal`: an event of any kind, whether or not anything here knows it.
 
 use std::io::Read as _;
-use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use dawdle::Envelope;
+use dawdle_workbench::when;
 use serde_json::json;
 
 use crate::audit::Audit;
 use crate::out::Out;
 use crate::problem::{Problem, Result};
-use crate::queue::Queues;
-use crate::when;
+use crate::queue::{Queues, close};
+use crate::settings::Settings;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -37,10 +37,10 @@ pub(crate) struct Args {
     id: Option<String>,
 }
 
-pub(crate) async fn run(args: Args, log: Option<&Path>, out: Out) -> Result {
+pub(crate) async fn run(args: Args, settings: &Settings, out: Out) -> Result {
     let mut envelope = envelope(&args)?;
-    let queues = Queues::open().await?;
-    let audit = Audit::open(log, &queues.config)?;
+    let queues = Queues::open(settings).await?;
+    let audit = Audit::open(&queues.config)?;
     let due = match (args.delay, args.at) {
         (Some(delay), _) => Some(
             queues
@@ -67,7 +67,7 @@ pub(crate) async fn run(args: Args, log: Option<&Path>, out: Out) -> Result {
         true => Problem::failed(format!("{error}; it may be on the queue all the same")),
         false => error.into(),
     });
-    dawdle.shutdown().await;
+    close(&dawdle).await;
     let id = change.close(sent, |_| 1)?;
     match out.is_json() {
         true => out.value(&json!({ "id": id.as_str(), "kind": args.kind, "due": due.map(when::exact) })),

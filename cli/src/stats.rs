@@ -5,13 +5,15 @@ use std::io::IsTerminal as _;
 use std::time::{Duration, Instant, SystemTime};
 
 use dawdle::backend::{Lane, LaneStats};
+use dawdle_workbench::when;
 use serde::Serialize;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::out::{Out, table};
-use crate::problem::Result;
-use crate::queue::{Queues, name};
-use crate::{stop, when};
+use crate::problem::{Problem, Result, complain};
+use crate::queue::Queues;
+use crate::settings::Settings;
+use crate::stop;
 
 /// How many looks a sparkline shows.
 const LOOKS: usize = 40;
@@ -52,8 +54,8 @@ impl Queue {
 
 const HEADINGS: [&str; 5] = ["QUEUE", ">VISIBLE", ">IN FLIGHT", ">DELAYED", ">OLDEST"];
 
-pub(crate) async fn run(args: Args, out: Out) -> Result {
-    let queues = Queues::open().await?;
+pub(crate) async fn run(args: Args, settings: &Settings, out: Out) -> Result {
+    let queues = Queues::open(settings).await?;
     match args.watch {
         None => show(out, &look(&queues).await?),
         Some(secs) => watch(&queues, out, Duration::from_secs(secs)).await,
@@ -68,7 +70,7 @@ async fn look(queues: &Queues) -> Result<Stats> {
         counts.push((lane, queues.backend.inspect(lane).await?));
     }
     let queue = |(lane, stats): (Lane, LaneStats)| Queue {
-        queue: name(lane),
+        queue: lane.name(),
         visible: stats.visible,
         in_flight: stats.in_flight,
         delayed: stats.delayed,
@@ -93,8 +95,7 @@ async fn watch(queues: &Queues, out: Out, every: Duration) -> Result {
     let mut stop = std::pin::pin!(stop::asked());
     let redraws = !out.is_json() && std::io::stdout().is_terminal();
     let screen = if redraws { Some(Screen::enter(out)?) } else { None };
-    let mut history: Vec<VecDeque<u64>> = Vec::new();
-    let mut last: Option<(Instant, Vec<u64>)> = None;
+    let mut view: Option<View> = None;
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -102,23 +103,54 @@ async fn watch(queues: &Queues, out: Out, every: Duration) -> Result {
             _ = ticks.tick() => {}
             () = &mut stop => return Ok(()),
         }
-        let stats = tokio::select! {
-            stats = look(queues) => stats?,
+        let looked = tokio::select! {
+            looked = look(queues) => looked,
             () = &mut stop => return Ok(()),
         };
-        let Some(screen) = &screen else {
-            show(out, &stats)?;
-            continue;
+        let trouble = match (looked, &mut view) {
+            (Ok(stats), view) => {
+                if screen.is_none() {
+                    show(out, &stats)?;
+                }
+                view.get_or_insert_default().take(&stats);
+                None
+            }
+            // What has worked may work again.
+            (Err(Problem::Failed(text)), Some(_)) => Some(text),
+            (Err(problem), _) => return Err(problem),
         };
+        match (&screen, &view) {
+            (Some(screen), Some(view)) => {
+                let place = crate::out::clean(&queues.backend.describe());
+                screen.draw(&format!("{place}\n{}", view.text(every, trouble.as_deref())))?;
+            }
+            _ => trouble.iter().for_each(|text| complain("error", text)),
+        }
+    }
+}
+
+/// What a watch has seen so far.
+#[derive(Default)]
+struct View {
+    /// The last look that was answered.
+    time: String,
+    rows: Vec<Vec<String>>,
+    last: Option<(Instant, Vec<u64>)>,
+    history: Vec<VecDeque<u64>>,
+}
+
+impl View {
+    /// Takes in a look.
+    fn take(&mut self, stats: &Stats) {
         let depths: Vec<u64> = stats.queues.iter().map(Queue::total).collect();
-        history.resize_with(depths.len(), VecDeque::new);
-        let mut rows = Vec::new();
+        self.history.resize_with(depths.len(), VecDeque::new);
+        self.rows.clear();
         for (index, queue) in stats.queues.iter().enumerate() {
-            let rate = last.as_ref().and_then(|(then, before)| {
+            let rate = self.last.as_ref().and_then(|(then, before)| {
                 let secs = then.elapsed().as_secs_f64();
                 before.get(index).map(|before| (depths[index] as f64 - *before as f64) / secs)
             });
-            let history = &mut history[index];
+            let history = &mut self.history[index];
             history.push_back(depths[index]);
             if history.len() > LOOKS {
                 history.pop_front();
@@ -126,12 +158,18 @@ async fn watch(queues: &Queues, out: Out, every: Duration) -> Result {
             let mut cells = queue.cells();
             cells.push(rate.map_or_else(|| "-".to_owned(), |rate| format!("{rate:+.1}")));
             cells.push(sparkline(history));
-            rows.push(cells);
+            self.rows.push(cells);
         }
-        last = Some((Instant::now(), depths));
+        self.last = Some((Instant::now(), depths));
+        self.time.clone_from(&stats.time);
+    }
+
+    /// The rows of the last look that was answered, and what is the matter since.
+    fn text(&self, every: Duration, trouble: Option<&str>) -> String {
         let headings = [&HEADINGS[..], &[">PER SECOND", "DEPTH"]].concat();
-        let place = crate::out::clean(&queues.backend.describe());
-        screen.draw(&format!("{place}\n{}, every {every:?}; Ctrl-C ends\n\n{}", stats.time, table(&headings, rows)))?;
+        let trouble = trouble.map_or_else(String::new, |text| format!("no answer since: {}", crate::out::line(text)));
+        let rows = table(&headings, self.rows.clone());
+        format!("{}, every {every:?}; Ctrl-C ends\n{trouble}\n{rows}", self.time)
     }
 }
 

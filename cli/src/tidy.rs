@@ -1,6 +1,6 @@
 //! `dawdle reset` and `dawdle vacuum`: what concerns the local file as a whole.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use dawdle::BackendKind;
 use dawdle::backend::local::{LocalBackend, LocalOptions};
@@ -10,7 +10,8 @@ use crate::ask;
 use crate::audit::Audit;
 use crate::out::Out;
 use crate::problem::{Problem, Result};
-use crate::queue::{config, local_path};
+use crate::queue::local_path;
+use crate::settings::Settings;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ResetArgs {
@@ -19,11 +20,11 @@ pub(crate) struct ResetArgs {
     yes: bool,
 }
 
-pub(crate) async fn reset(args: ResetArgs, log: Option<&Path>, out: Out) -> Result {
+pub(crate) async fn reset(args: ResetArgs, settings: &Settings, out: Out) -> Result {
     ask::can_ask(args.yes, "reset")?;
-    let config = config()?;
+    let config = settings.config()?;
     let (path, queue) = open(&config, "reset").await?;
-    let audit = Audit::open(log, &config)?;
+    let audit = Audit::open(&config)?;
     ask::first(args.yes, &format!("Delete all messages of {}, also those being handled?", path.display())).await?;
     let change = audit.begin("reset", json!({ "file": path.display().to_string() }))?;
     let deleted = change.close(queue.clear().await.map_err(Problem::from), |deleted| *deleted)?;
@@ -33,8 +34,8 @@ pub(crate) async fn reset(args: ResetArgs, log: Option<&Path>, out: Out) -> Resu
     }
 }
 
-pub(crate) async fn vacuum(out: Out) -> Result {
-    let (path, queue) = open(&config()?, "vacuum").await?;
+pub(crate) async fn vacuum(settings: &Settings, out: Out) -> Result {
+    let (path, queue) = open(&settings.config()?, "vacuum").await?;
     let freed = queue.vacuum().await?;
     match out.is_json() {
         true => out.value(&json!({ "file": path.display().to_string(), "freed_bytes": freed })),

@@ -109,6 +109,52 @@ async fn a_letter_of_hostile_text_gives_the_terminal_no_commands() {
 }
 
 #[tokio::test]
+async fn a_letter_of_hostile_text_makes_no_row_and_no_field_of_its_own() {
+    let place = Place::local();
+    let mut hostile = letter(1);
+    for name in ["handler", "deadreason", "deaderror", "type", "deadversion"] {
+        hostile[name] = json!(format!("{name}\nevent-0009  forged {}", "x".repeat(9_000)));
+    }
+    let mut escaped = letter(2);
+    escaped["handler"] = json!("\u{1b}".repeat(500));
+    place.queue().await.put(Lane::Dead, [hostile.to_string(), escaped.to_string()]).await;
+    for args in [&["dead", "list"][..], &["dead", "list", "--each"], &["peek", "--queue", "dead"]] {
+        let said = place.run(args);
+        assert_eq!((said.code, said.out.lines().count()), (Some(0), 3), "{args:?}: {}", said.out);
+        let longest = said.out.lines().map(|line| line.chars().count()).max().unwrap_or_default();
+        assert!(longest < 8 * 70 && !said.out.contains("forged"), "{args:?}: {longest}");
+    }
+    let shown = place.run(&["dead", "show", &id(1)]).out;
+    assert!(shown.contains("forged") && !shown.contains("\nevent-0009"), "{shown}");
+}
+
+#[tokio::test]
+async fn a_dry_run_says_how_many_there_are_and_changes_nothing() {
+    let place = Place::local();
+    place.bury(1..=9).await;
+    for (verb, done) in [("replay", "replayed"), ("purge", "purged")] {
+        let dry = |args: &[&'static str]| [&["dead", verb, "--dry-run"], args].concat();
+        assert_eq!(place.run(&dry(&["--all"])).out.trim(), format!("9 would be {done}"));
+        let report = place.json(&dry(&["--kind", "order.placed"]));
+        assert_eq!(report, [json!({ "matched": 3, done: 0, "dry_run": true })]);
+        assert_eq!(place.run(&dry(&["--kind", "nobody.knows"])).code, Some(4));
+        assert_eq!(place.run(&dry(&[])).code, Some(2), "which is to be said");
+    }
+    let dead = place.queue().await.stats(Lane::Dead).await;
+    assert_eq!((dead.visible, dead.in_flight), (9, 0));
+    assert_eq!(place.audit(), Vec::<Value>::new());
+}
+
+#[tokio::test]
+async fn a_rate_at_which_letters_would_outlast_their_hold_is_refused() {
+    let place = Place::local();
+    place.bury([1]).await;
+    let said = place.run(&["dead", "replay", "--all", "--rate", "0.009"]);
+    assert!(said.code == Some(2) && said.err.contains("from 0.01 to 100000"), "{said:?}");
+    assert_eq!(place.json(&["dead", "replay", "--all", "--rate", "0.01"])[0]["replayed"], 1);
+}
+
+#[tokio::test]
 async fn a_replay_addresses_the_handler_that_failed() {
     let place = Place::local();
     place.bury(1..=6).await;
@@ -148,13 +194,14 @@ async fn a_replay_that_is_killed_in_the_middle_and_run_again_loses_none() {
     replay.wait().expect("ended");
     let (moved, left) = (queue.stats(Lane::Message).await.total(), queue.stats(Lane::Dead).await.total());
     assert!(left > 0 && moved < 1_000, "it was killed in the middle: {moved} moved, {left} left");
-    assert!((1_000..=1_001).contains(&(moved + left)), "{moved} moved, {left} left");
+    // Fifty are worked on at once.
+    assert!((1_000..=1_050).contains(&(moved + left)), "{moved} moved, {left} left");
 
     let report = place.json(&["dead", "replay", "--all"]);
     assert_eq!((&report[0]["replayed"], &report[0]["failed"]), (&json!(left), &json!(0)));
     assert_eq!(queue.stats(Lane::Dead).await.total(), 0);
     let events = queue.events(Lane::Message).await;
-    assert!((1_000..=1_001).contains(&events.len()), "{} events", events.len());
+    assert!((1_000..=1_050).contains(&events.len()), "{} events", events.len());
     let ids: BTreeSet<String> =
         events.iter().map(|event| event["id"].as_str().unwrap_or_default().to_owned()).collect();
     assert_eq!(ids, (0..1_000).map(id).collect());
@@ -230,6 +277,8 @@ async fn an_edit_in_an_editor_is_checked_before_anything_is_done() {
         assert_eq!(said.code, Some(1), "{said:?}");
         assert!(said.err.contains(complaint), "{said:?}");
     }
+    let refused = place.run(&["dead", "edit", &id(5), "--data", "{"]);
+    assert!(refused.code == Some(2) && refused.err.contains("line 1"), "{refused:?}");
     let unset = place.run(&["dead", "edit", &id(5)]);
     assert!(unset.code == Some(1) && unset.err.contains("VISUAL"), "{unset:?}");
     assert_eq!(place.queue().await.stats(Lane::Dead).await.visible, 1);

@@ -166,6 +166,11 @@ fn doctor_says_what_is_wrong_with_the_settings() {
     let findings = &said.lines()[0];
     assert_eq!((&findings["ok"], &findings["findings"][0]["state"]), (&json!(false), &json!("wrong")));
     assert!(findings["findings"][0]["text"].as_str().is_some_and(|text| text.contains("DAWDLE_CONCURRENCY")));
+    for place in [place, Place::local(), Place::with(&[("DAWDLE_BACKEND", "memory")])] {
+        let findings = &place.run(&["doctor", "--json"]).lines()[0]["findings"];
+        let last = findings.as_array().and_then(|findings| findings.last()).expect("a finding");
+        assert!(last["state"] == "wrong" && last["mend"].is_string(), "what is wrong has a mend: {last}");
+    }
     let said = Place::with(&[("DAWDLE_BACKEND", "memory")]).run(&["stats"]);
     assert!(said.code == Some(1) && said.err.contains("memory of one process"), "{said:?}");
 }
@@ -207,6 +212,14 @@ fn what_creates_the_queues_is_printed_for_the_queues_of_the_settings() {
         }
         assert_eq!(place.json(&["init", "--print", form])[0]["queue"], "jobs");
     }
+    let commands = place.run(&["init", "--print", "aws"]).out;
+    assert_eq!(commands.matches("aws --region 'us-east-2' sqs ").count(), 5, "{commands}");
+    let longest = "x".repeat(74);
+    assert_eq!(Place::with(&[("DAWDLE_SQS_QUEUE", &longest)]).run(&["init", "--print", "aws"]).code, Some(0));
+    for name in ["x".repeat(75), "jobs; reboot".to_owned(), "jobs.fifo".to_owned()] {
+        let refused = Place::with(&[("DAWDLE_SQS_QUEUE", &name)]).run(&["init", "--print", "aws"]);
+        assert!(refused.code == Some(2) && refused.err.contains("1 to 74"), "{refused:?}");
+    }
     assert_eq!(Place::local().run(&["init", "--print", "aws"]).code, Some(2));
     let policy = place.json(&["policy", "--role", "operator", "--account", "42"]);
     assert_eq!(policy[0]["Statement"][0]["Resource"][0], "arn:aws:sqs:us-east-2:42:jobs-dead");
@@ -216,6 +229,56 @@ fn what_creates_the_queues_is_printed_for_the_queues_of_the_settings() {
         let file = format!("{}/../ops/iam/{role}.json", env!("CARGO_MANIFEST_DIR"));
         assert_eq!(bare.trim_end(), std::fs::read_to_string(file).expect("a policy").trim_end());
     }
+}
+
+#[test]
+fn a_policy_for_queues_by_url_has_their_names_and_their_places() {
+    const URL: &str = "DAWDLE_SQS_QUEUE_URL";
+    const DELAY: &str = "DAWDLE_SQS_DELAY_QUEUE_URL";
+    const DEAD: &str = "DAWDLE_SQS_DEAD_LETTER_QUEUE_URL";
+    let place = Place::with(&[
+        (URL, "https://sqs.us-east-2.amazonaws.com/42/jobs"),
+        (DELAY, "https://vpce-1a2b-3c.sqs.us-east-2.vpce.amazonaws.com/42/sleepers/"),
+        (DEAD, "https://eu-central-1.queue.amazonaws.com/43/graves"),
+    ]);
+    let (jobs, sleepers, graves) =
+        ("arn:aws:sqs:us-east-2:42:jobs", "arn:aws:sqs:us-east-2:42:sleepers", "arn:aws:sqs:eu-central-1:43:graves");
+    let of = |place: &Place, role: &str, more: &[&str]| {
+        let policy = place.json(&[&["policy", "--role", role], more].concat()).remove(0);
+        let statements = policy["Statement"].as_array().expect("statements").iter();
+        let named = |it: &serde_json::Value| (it["Sid"].as_str().expect("a name").to_owned(), it["Resource"].clone());
+        json!(statements.map(named).collect::<Vec<_>>())
+    };
+    assert_eq!(of(&place, "sender", &[]), json!([["Signal", [jobs, sleepers]]]));
+    assert_eq!(of(&place, "listener", &[]), json!([["SignalAndListen", [jobs, sleepers]], ["DeadLetter", [graves]]]));
+    let operator = json!([["LookAndPurge", [graves]], ["Replay", [jobs]], ["Count", [jobs, sleepers, graves]]]);
+    assert_eq!(of(&place, "operator", &[]), operator);
+    let text = place.run(&["policy", "--role", "listener"]).out;
+    assert!(text.contains("\n      \"Sid\": \"DeadLetter\"") && !text.contains("orders"), "{text}");
+    let elsewhere = of(&place, "sender", &["--region", "cn-north-1", "--account", "7", "--queue", "other"]);
+    assert_eq!(
+        elsewhere[0][1],
+        json!(["arn:aws-cn:sqs:cn-north-1:7:other", "arn:aws-cn:sqs:cn-north-1:7:other-delay"])
+    );
+
+    let one = Place::with(&[(URL, "http://127.0.0.1:4566/000000000000/jobs")]);
+    let refused = one.run(&["policy", "--role", "sender"]);
+    assert!(refused.code == Some(2) && refused.err.contains("--region"), "{refused:?}");
+    let here = of(&one, "sender", &["--region", "us-east-1"]);
+    assert_eq!(here, json!([["Signal", ["arn:aws:sqs:us-east-1:000000000000:jobs"]]]));
+    let refused = one.run(&["policy", "--role", "listener", "--region", "us-east-1"]);
+    assert!(refused.code == Some(2) && refused.err.contains(DEAD), "{refused:?}");
+    let bare = Place::with(&[(URL, "https://sqs.us-east-2.amazonaws.com/jobs")]).run(&["policy", "--role", "sender"]);
+    assert!(bare.code == Some(2) && bare.err.contains("--account"), "{bare:?}");
+
+    let mixed = Place::with(&[("DAWDLE_SQS_QUEUE", "orders"), (DEAD, "https://sqs.us-east-2.amazonaws.com/42/graves")]);
+    let (orders, later) = ("arn:aws:sqs:us-east-2:42:orders", "arn:aws:sqs:us-east-2:42:orders-delay");
+    let expected = json!([
+        ["SignalAndListen", [orders, later]],
+        ["DeadLetter", ["arn:aws:sqs:us-east-2:42:graves"]],
+        ["QueuesByName", [orders, later]],
+    ]);
+    assert_eq!(of(&mixed, "listener", &[]), expected);
 }
 
 #[test]

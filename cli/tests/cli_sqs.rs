@@ -1,51 +1,17 @@
 //! The command line on SQS: queues created, examined, counted, and their dead letters replayed.
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::io::{BufRead as _, BufReader};
 
 use serde_json::{Value, json};
-use sqs_model::{Endpoint, Options};
+use sqs_model::{Endpoint, Faults, Options};
 
-use common::{Place, id, letter};
+use common::sqs::{ask, place, url};
+use common::{Place, id, letter, tell};
 
 mod common;
 
 fn endpoint(options: Options) -> Endpoint {
     Endpoint::start(options).expect("an endpoint")
-}
-
-/// A folder whose environment names queues there.
-fn place(url: &str) -> Place {
-    Place::with(&[
-        ("DAWDLE_SQS_QUEUE", "orders"),
-        ("DAWDLE_SQS_ENDPOINT_URL", url),
-        ("DAWDLE_SQS_REGION", "us-east-1"),
-        ("AWS_ACCESS_KEY_ID", "test"),
-        ("AWS_SECRET_ACCESS_KEY", "hidden-secret"),
-        ("AWS_EC2_METADATA_DISABLED", "true"),
-    ])
-}
-
-/// Asks the endpoint itself.
-fn ask(endpoint: &Endpoint, action: &str, body: &Value) -> Value {
-    let body = body.to_string();
-    let mut stream = TcpStream::connect(("127.0.0.1", endpoint.port())).expect("a connection");
-    write!(
-        stream,
-        "POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/x-amz-json-1.0\r\n\
-         X-Amz-Target: AmazonSQS.{action}\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .expect("asked");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer");
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
-    if body.is_empty() { Value::Null } else { serde_json::from_str(body).expect("JSON") }
-}
-
-fn url(endpoint: &Endpoint, queue: &str) -> String {
-    format!("{}/000000000000/{queue}", endpoint.url())
 }
 
 fn bury(endpoint: &Endpoint, numbers: impl IntoIterator<Item = u64>) {
@@ -73,10 +39,146 @@ fn init_creates_queues_that_doctor_has_nothing_against_and_may_be_run_again() {
         assert_eq!(place.json(&["init"])[0]["backend"], "sqs");
     }
     let (code, after) = states(&place);
-    let all =
-        ["configuration", "sender", "listener", "operator", "message queue", "delay queue", "dead queue", "clock"];
-    let expected: Value = all.iter().map(|check| ((*check).to_owned(), json!("ok"))).collect();
+    let all = [
+        "configuration",
+        "sender",
+        "listener",
+        "operator",
+        "message queue",
+        "delay queue",
+        "dead queue",
+        "message size",
+        "retention",
+        "clock",
+    ];
+    let mut expected: Value = all.iter().map(|check| ((*check).to_owned(), json!("ok"))).collect();
+    expected["permissions"] = json!("note");
     assert_eq!((code, after), (Some(0), expected));
+}
+
+#[test]
+fn init_changes_what_a_listener_would_refuse_and_nothing_else_and_notes_it() {
+    let endpoint = endpoint(Options::default());
+    let place = place(&endpoint.url());
+    let set = |queue: &str, attributes: Value| {
+        ask(&endpoint, "SetQueueAttributes", &json!({ "QueueUrl": url(&endpoint, queue), "Attributes": attributes }));
+    };
+    let attributes = |queue: &str| {
+        let asked = json!({ "QueueUrl": url(&endpoint, queue), "AttributeNames": ["All"] });
+        ask(&endpoint, "GetQueueAttributes", &asked)["Attributes"].clone()
+    };
+    let made = place.json(&["init"]);
+    assert_eq!(made[0]["changes"].as_array().map(Vec::len), Some(3));
+    let redrive = |count: u32| {
+        json!({ "deadLetterTargetArn": "arn:aws:sqs:us-east-1:000000000000:orders-dead", "maxReceiveCount": count })
+            .to_string()
+    };
+    set(
+        "orders",
+        json!({ "VisibilityTimeout": "900", "MessageRetentionPeriod": "86400", "RedrivePolicy": redrive(20) }),
+    );
+    set("orders-delay", json!({ "VisibilityTimeout": "10", "DelaySeconds": "3" }));
+    set("orders-dead", json!({ "MessageRetentionPeriod": "3600", "VisibilityTimeout": "45" }));
+    let chosen = attributes("orders");
+
+    let said = place.run(&["init"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let lines: Vec<&str> = said.out.lines().collect();
+    assert_eq!(
+        lines[..2],
+        ["orders-dead: MessageRetentionPeriod 3600 -> 1209600", "orders-delay: VisibilityTimeout 10 -> 60",]
+    );
+    assert!(lines.len() == 3 && lines[2].starts_with("ready: "), "{said:?}");
+    assert_eq!(attributes("orders"), chosen);
+    let (delay, dead) = (attributes("orders-delay"), attributes("orders-dead"));
+    assert_eq!((&delay["VisibilityTimeout"], &delay["DelaySeconds"]), (&json!("60"), &json!("3")));
+    assert_eq!((&dead["MessageRetentionPeriod"], &dead["VisibilityTimeout"]), (&json!("1209600"), &json!("45")));
+
+    set("orders", json!({ "RedrivePolicy": redrive(3) }));
+    let third = place.json(&["init"]).remove(0);
+    let change = &third["changes"][0];
+    assert_eq!((&change["queue"], &change["attribute"]), (&json!("orders"), &json!("RedrivePolicy")));
+    assert_eq!(change["from"], json!(redrive(3)));
+    assert!(change["to"].as_str().is_some_and(|to| to.contains("100")), "{third}");
+    assert_eq!(attributes("orders")["VisibilityTimeout"], "900");
+    assert_eq!(place.json(&["init"])[0]["changes"], json!([]));
+
+    let noted: Vec<Value> =
+        place.audit().iter().map(|line| json!([line["what"], line["outcome"], line["count"]])).collect();
+    let both = |count: u64| [json!(["init", "begun", null]), json!(["init", "done", count])];
+    assert_eq!(noted, [both(3), both(2), both(1)].concat(), "and nothing where nothing is changed");
+    assert_eq!(place.audit()[4]["which"]["changes"], third["changes"]);
+}
+
+#[test]
+fn init_changes_nothing_that_cannot_be_noted() {
+    let endpoint = endpoint(Options::default());
+    let place = place(&endpoint.url());
+    let folder = place.path("folder");
+    std::fs::create_dir(&folder).expect("a folder");
+    let said = place.run(&["init", "--audit-log", folder.to_str().expect("a path")]);
+    assert!(said.code == Some(1) && said.err.contains("audit log"), "{said:?}");
+    assert!(endpoint.queue("orders-dead").is_none());
+}
+
+#[test]
+fn doctor_notes_what_it_cannot_try_and_limits_that_were_chosen() {
+    let endpoint = endpoint(Options::default());
+    let place = place(&endpoint.url());
+    place.json(&["init"]);
+    let attributes = json!({ "MessageRetentionPeriod": "345600", "MaximumMessageSize": "262144" });
+    let set = json!({ "QueueUrl": url(&endpoint, "orders"), "Attributes": attributes });
+    ask(&endpoint, "SetQueueAttributes", &set);
+    let (code, states) = states(&place);
+    let noted = (&states["permissions"], &states["message size"], &states["retention"]);
+    assert_eq!((code, noted), (Some(0), (&json!("note"), &json!("note"), &json!("note"))));
+    let said = place.run(&["doctor"]).out;
+    for part in ["sqs:SendMessage", "sqs:DeleteMessage", "262144", "MaximumMessageSize=1048576", "4d 0h", "1209600"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+}
+
+#[test]
+fn a_peek_says_for_how_long_it_hides_and_whether_all_was_given_back() {
+    let endpoint = endpoint(Options::default());
+    let place = place(&endpoint.url());
+    place.json(&["init"]);
+    bury(&endpoint, 1..=3);
+    for args in [&["peek", "--queue", "dead"][..], &["peek", "--queue", "dead", "--json"]] {
+        let said = place.run(args);
+        assert_eq!(
+            (said.code, said.err.trim()),
+            (
+                Some(0),
+                "note: looking hid these from the listeners for a moment, 30s at most, and counts as one receive of \
+                 each; they were given back at once"
+            )
+        );
+    }
+    // Looking is no batch: only what gives back fails.
+    endpoint.set_faults(Faults { entry_failure: 1.0, ..Faults::default() });
+    let said = place.run(&["peek", "--queue", "dead"]);
+    assert!(said.err.contains("not all were given back") && !said.err.contains("at once"), "{said:?}");
+    assert!(said.err.contains("hidden for up to 30s"), "{said:?}");
+    assert_eq!(endpoint.queue("orders-dead").expect("the queue").in_flight, 3);
+}
+
+#[test]
+fn a_watch_that_is_piped_goes_on_once_the_endpoint_is_back() {
+    let endpoint = endpoint(Options::default());
+    let place = place(&endpoint.url());
+    place.json(&["init"]);
+    let mut watch = place.start(&["stats", "--watch", "1", "--json"]);
+    let mut out = BufReader::new(watch.stdout.take().expect("output")).lines();
+    let mut err = BufReader::new(watch.stderr.take().expect("errors")).lines();
+    out.next().expect("a line").expect("text");
+    endpoint.go_down();
+    assert!(err.next().expect("a line").expect("text").contains("error: "));
+    endpoint.come_back();
+    let again: Value = serde_json::from_str(&out.next().expect("a line").expect("text")).expect("JSON");
+    assert_eq!(again["backend"], "sqs");
+    tell(&watch, "-TERM");
+    assert_eq!(watch.wait().expect("ended").code(), Some(0));
 }
 
 #[test]

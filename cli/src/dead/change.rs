@@ -1,21 +1,21 @@
 //! `dawdle dead replay` and `dawdle dead purge`.
 
-use std::path::Path;
-use std::time::Duration;
-
 use dawdle::backend::Lane;
 use dawdle::{Dawdle, DeadLetter};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use dawdle_workbench::{Swept, Wanted, rate};
+use indicatif::ProgressBar;
 use serde::Serialize;
 
 use super::list::{held_elsewhere, none_there};
-use super::select::{Filters, Wanted};
-use super::sweep::{Swept, count, sweep};
+use super::select::Filters;
+use super::sweep::{count, sweep};
 use crate::ask;
 use crate::audit::Audit;
 use crate::out::Out;
 use crate::problem::{Problem, Result, complain};
-use crate::queue::Queues;
+use crate::progress;
+use crate::queue::{Queues, close};
+use crate::settings::Settings;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Selection {
@@ -27,16 +27,20 @@ pub(crate) struct Selection {
     /// All of them
     #[arg(long, conflicts_with = "ids")]
     all: bool,
+    /// Only say how many there are
+    #[arg(long)]
+    dry_run: bool,
 }
 
 impl Selection {
     fn wanted(self, doing: &str) -> Result<Wanted> {
-        if self.ids.is_empty() && self.filters.are_none() && !self.all {
+        let wanted = self.filters.wanted(&self.ids)?;
+        if wanted.is_all() && !self.all {
             return Err(Problem::usage(format!(
                 "which dead letters to {doing} is not said: give ids, filters such as --kind, or --all"
             )));
         }
-        Wanted::new(&self.ids, self.filters)
+        Ok(wanted)
     }
 }
 
@@ -44,9 +48,6 @@ impl Selection {
 pub(crate) struct ReplayArgs {
     #[command(flatten)]
     which: Selection,
-    /// Only say how many there are
-    #[arg(long)]
-    dry_run: bool,
     /// At most so many a second
     #[arg(long, value_name = "N", value_parser = rate)]
     rate: Option<f64>,
@@ -59,11 +60,6 @@ pub(crate) struct PurgeArgs {
     /// Do not ask
     #[arg(long)]
     yes: bool,
-}
-
-fn rate(text: &str) -> Result<f64, String> {
-    let rate = text.parse().ok().filter(|rate: &f64| (0.001..=100_000.0).contains(rate));
-    rate.ok_or_else(|| format!("`{text}` is no rate: it is a number a second, from 0.001 to 100000"))
 }
 
 /// What a replay or a purge came to.
@@ -86,20 +82,31 @@ enum Done {
     Purged(u64),
 }
 
+impl Done {
+    fn word(self) -> &'static str {
+        match self {
+            Done::Replayed(_) => "replayed",
+            Done::Purged(_) => "purged",
+        }
+    }
+}
+
 #[derive(Serialize)]
 struct DryRun {
     matched: u64,
-    replayed: u64,
+    #[serde(flatten)]
+    done: Done,
     dry_run: bool,
 }
 
-pub(crate) async fn replay(args: ReplayArgs, log: Option<&Path>, out: Out) -> Result {
+pub(crate) async fn replay(args: ReplayArgs, settings: &Settings, out: Out) -> Result {
+    let only_count = args.which.dry_run;
     let wanted = args.which.wanted("replay")?;
-    let queues = Queues::open().await?;
-    if args.dry_run {
-        return dry_run(&queues, &wanted, out).await;
+    let queues = Queues::open(settings).await?;
+    if only_count {
+        return dry_run(&queues, &wanted, Done::Replayed(0), out).await;
     }
-    let audit = Audit::open(log, &queues.config)?;
+    let audit = Audit::open(&queues.config)?;
     let dawdle = queues.dawdle().await?;
     let change = audit.begin("replay", wanted.described())?;
     let letters = dawdle.dead_letters();
@@ -108,39 +115,39 @@ pub(crate) async fn replay(args: ReplayArgs, log: Option<&Path>, out: Out) -> Re
         async move { letters.replay(&letter).await }
     };
     let begun = queues.now().await;
-    let bar = progress(&queues, &wanted).await;
+    let bar = bar(&queues, &wanted).await;
     let swept = sweep(&letters, &wanted, begun, args.rate, act, |swept| bar.set_position(swept.done)).await;
-    bar.finish_and_clear();
-    dawdle.shutdown().await;
-    match &swept {
-        Ok(swept) => change.end(outcome(swept), swept.done)?,
-        Err(_) => change.end("failed", 0)?,
-    }
-    let swept = swept?;
+    progress::wipe(&bar);
+    close(&dawdle).await;
+    change.end(swept.outcome(), swept.done)?;
     report(&queues, &swept, Done::Replayed(swept.done), out).await
 }
 
-async fn dry_run(queues: &Queues, wanted: &Wanted, out: Out) -> Result {
+async fn dry_run(queues: &Queues, wanted: &Wanted, done: Done, out: Out) -> Result {
     let dawdle = queues.dawdle().await?;
     let counted = count(&dawdle.dead_letters(), wanted).await;
-    dawdle.shutdown().await;
+    close(&dawdle).await;
     let matched = counted?;
     match out.is_json() {
-        true => out.value(&DryRun { matched, replayed: 0, dry_run: true })?,
-        false if matched > 0 => out.line(format_args!("{matched} would be replayed"))?,
+        true => out.value(&DryRun { matched, done, dry_run: true })?,
+        false if matched > 0 => out.line(format_args!("{matched} would be {}", done.word()))?,
         false => {}
     }
     if matched == 0 { Err(none_there(queues).await) } else { Ok(()) }
 }
 
-pub(crate) async fn purge(args: PurgeArgs, log: Option<&Path>, out: Out) -> Result {
+pub(crate) async fn purge(args: PurgeArgs, settings: &Settings, out: Out) -> Result {
+    let only_count = args.which.dry_run;
     let wanted = args.which.wanted("purge")?;
+    if only_count {
+        return dry_run(&Queues::open(settings).await?, &wanted, Done::Purged(0), out).await;
+    }
     ask::can_ask(args.yes, "purge")?;
-    let queues = Queues::open().await?;
-    let audit = Audit::open(log, &queues.config)?;
+    let queues = Queues::open(settings).await?;
+    let audit = Audit::open(&queues.config)?;
     let dawdle = queues.dawdle().await?;
     let swept = purge_as_asked(&queues, &dawdle, wanted, args.yes, &audit).await;
-    dawdle.shutdown().await;
+    close(&dawdle).await;
     let swept = swept?;
     report(&queues, &swept, Done::Purged(swept.done), out).await
 }
@@ -162,44 +169,25 @@ async fn purge_as_asked(queues: &Queues, dawdle: &Dawdle, wanted: Wanted, yes: b
         let letters = letters.clone();
         async move { letters.purge(&letter).await }
     };
-    let bar = progress(queues, &wanted).await;
+    let bar = bar(queues, &wanted).await;
     let swept = sweep(&letters, &wanted, begun, None, act, |swept| bar.set_position(swept.done)).await;
-    bar.finish_and_clear();
-    match &swept {
-        Ok(swept) => change.end(outcome(swept), swept.done)?,
-        Err(_) => change.end("failed", 0)?,
-    }
-    swept
+    progress::wipe(&bar);
+    change.end(swept.outcome(), swept.done)?;
+    Ok(swept)
 }
 
-/// A bar on a terminal, and nothing elsewhere.
-async fn progress(queues: &Queues, wanted: &Wanted) -> ProgressBar {
-    // Which of them match is not known beforehand: it is at most all of them.
+/// Which of them match is not known beforehand: it is at most all of them.
+async fn bar(queues: &Queues, wanted: &Wanted) -> ProgressBar {
     let all = queues.backend.inspect(Lane::Dead).await.map_or(0, |stats| stats.total());
-    let bar = ProgressBar::with_draw_target(Some(all.min(wanted.limit())), ProgressDrawTarget::stderr());
-    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos} of at most {len}, {per_sec}, {elapsed}") {
-        bar.set_style(style);
-    }
-    bar.enable_steady_tick(Duration::from_millis(200));
-    bar
-}
-
-fn outcome(swept: &Swept) -> &'static str {
-    match swept {
-        Swept { interrupted: true, .. } => "interrupted",
-        Swept { error: Some(_), .. } => "failed",
-        _ => "done",
-    }
+    progress::bar(all.min(wanted.limit()))
 }
 
 async fn report(queues: &Queues, swept: &Swept, done: Done, out: Out) -> Result {
     let held = held_elsewhere(queues).await;
     let Swept { matched, failed, interrupted, .. } = *swept;
     let error = swept.error.as_deref();
-    let (word, count) = match done {
-        Done::Replayed(count) => ("replayed", count),
-        Done::Purged(count) => ("purged", count),
-    };
+    let word = done.word();
+    let (Done::Replayed(count) | Done::Purged(count)) = done;
     match out.is_json() {
         true => out.value(&Report { matched, done, failed, error, interrupted, held_elsewhere: held })?,
         false if matched > 0 => out.line(format_args!("{count} {word}, {failed} failed"))?,

@@ -1,20 +1,21 @@
 //! `dawdle dead edit`: another try with other data.
 
 use std::io::{Read as _, Write as _};
-use std::path::Path;
 use std::process::Command;
 
 use dawdle::{Dawdle, DeadLetter};
+use dawdle_workbench::Wanted;
+use dawdle_workbench::json::{compact, pretty};
 use serde_json::json;
 
 use super::list::none_there;
-use super::select::Wanted;
-use super::sweep::for_each;
+use super::sweep::look;
 use crate::audit::Audit;
-use crate::json::{compact, pretty};
 use crate::out::Out;
 use crate::problem::{Problem, Result};
-use crate::queue::Queues;
+use crate::queue::{Queues, close};
+use crate::settings::Settings;
+use crate::stop;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -28,12 +29,12 @@ pub(crate) struct Args {
     data: Option<String>,
 }
 
-pub(crate) async fn run(args: Args, log: Option<&Path>, out: Out) -> Result {
-    let queues = Queues::open().await?;
-    let audit = Audit::open(log, &queues.config)?;
+pub(crate) async fn run(args: Args, settings: &Settings, out: Out) -> Result {
+    let queues = Queues::open(settings).await?;
+    let audit = Audit::open(&queues.config)?;
     let dawdle = queues.dawdle().await?;
     let edited = edit(&queues, &dawdle, args, &audit).await;
-    dawdle.shutdown().await;
+    close(&dawdle).await;
     let letter = edited?;
     match out.is_json() {
         true => out.value(&json!({
@@ -68,12 +69,12 @@ async fn edit(queues: &Queues, dawdle: &Dawdle, args: Args, audit: &Audit) -> Re
     let changed = letter.envelope.clone().with_data(new.trim());
     let envelope = match (changed, &args.data) {
         (Ok(envelope), _) => envelope,
-        (Err(error), Some(_)) => return Err(error.into()),
+        (Err(error), Some(_)) => return Err(Problem::usage(error.to_string())),
         (Err(error), None) => return Err(kept(&error.to_string(), &new)),
     };
     // An editor may be open for longer than a letter is held.
     let mut found = find(queues, dawdle, &args).await.map_err(|problem| match problem {
-        Problem::Nothing(text) => kept(&text, &new),
+        Problem::Nothing(text) | Problem::Failed(text) => kept(&text, &new),
         other => other,
     })?;
     if found.envelope.data() != Some(old) {
@@ -92,7 +93,7 @@ async fn find(queues: &Queues, dawdle: &Dawdle, args: &Args) -> Result<DeadLette
     let id = args.id.parse().map_err(|error| Problem::usage(format!("`{}`: {error}", args.id)))?;
     let wanted = Wanted::one(id, args.handler.clone());
     let mut found: Vec<DeadLetter> = Vec::new();
-    for_each(&dawdle.dead_letters(), &wanted, |letter| {
+    look(&dawdle.dead_letters(), &wanted, |letter| {
         found.push(letter);
         Ok(())
     })
@@ -127,7 +128,9 @@ fn in_editor(text: &str) -> Result<String> {
     let mut file = tempfile::Builder::new().prefix("dawdle-").suffix(".json").tempfile().map_err(failed)?;
     file.write_all(text.as_bytes()).and_then(|()| file.write_all(b"\n")).map_err(failed)?;
     // It may have arguments, as `code --wait` has.
-    let status = Command::new("sh").args(["-c", &format!("{editor} \"$1\""), "sh"]).arg(file.path()).status();
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("{editor} \"$1\""), "sh"]).arg(file.path());
+    let status = stop::lent(|| command.status());
     match status {
         Ok(status) if status.success() => std::fs::read_to_string(file.path()).map_err(failed),
         Ok(status) => Err(Problem::failed(format!("the editor ended with {status}, so nothing was done"))),

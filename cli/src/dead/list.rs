@@ -1,22 +1,19 @@
 //! `dawdle dead list` and `dawdle dead show`.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::SystemTime;
+use std::collections::BTreeSet;
 
 use anstyle::Style;
 use dawdle::{Dawdle, DeadLetter};
+use dawdle_workbench::{Group, Groups, Wanted, fingerprint, json, when};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::select::{Filters, Wanted, fingerprint_of};
-use super::sweep::for_each;
-use crate::out::{Out, clean, first_line};
+use super::select::Filters;
+use super::sweep::{for_each, look};
+use crate::out::{Out, clean};
 use crate::problem::{Problem, Result};
-use crate::queue::Queues;
-use crate::{json, when};
-
-/// How much of an error a table shows.
-const ERROR_WIDTH: usize = 60;
+use crate::queue::{Queues, close};
+use crate::settings::Settings;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ListArgs {
@@ -31,30 +28,13 @@ pub(crate) struct ListArgs {
 pub(crate) struct ShowArgs {
     /// The event's id, as `dead list --each` shows it
     id: String,
-    /// The letter of this handler only
+    /// The letter of this handler only; `-` for that of none
     #[arg(long, value_name = "NAME")]
     handler: Option<String>,
 }
 
-/// Letters that died of the same.
 #[derive(Serialize)]
-struct Group {
-    kind: String,
-    handler: Option<String>,
-    fingerprint: String,
-    count: u64,
-    reasons: BTreeSet<String>,
-    /// That of the one that died last.
-    error: Option<String>,
-    first: String,
-    last: String,
-    versions: BTreeSet<String>,
-    #[serde(skip)]
-    span: (SystemTime, SystemTime),
-}
-
-#[derive(Serialize)]
-struct Groups {
+struct Listed {
     letters: u64,
     groups: Vec<Group>,
 }
@@ -100,7 +80,7 @@ impl<'a> Line<'a> {
             handler: letter.handler.as_deref(),
             reason: &letter.reason,
             error: letter.error.as_deref(),
-            fingerprint: fingerprint_of(letter),
+            fingerprint: fingerprint::of_letter(letter),
             attempts: letter.attempts,
             signalled_at: when::exact(letter.signalled_at),
             due_at: when::exact(letter.due_at),
@@ -111,15 +91,15 @@ impl<'a> Line<'a> {
     }
 }
 
-pub(crate) async fn list(args: ListArgs, out: Out) -> Result {
-    let queues = Queues::open().await?;
+pub(crate) async fn list(args: ListArgs, settings: &Settings, out: Out) -> Result {
+    let queues = Queues::open(settings).await?;
     let dawdle = queues.dawdle().await?;
-    let wanted = Wanted::new(&[], args.filters)?;
+    let wanted = args.filters.wanted(&[])?;
     let listed = match args.each {
         true => list_each(&dawdle, &wanted, out).await,
         false => list_groups(&dawdle, &wanted, out).await,
     };
-    dawdle.shutdown().await;
+    close(&dawdle).await;
     match listed? {
         0 => Err(none_there(&queues).await),
         _ => Ok(()),
@@ -127,19 +107,19 @@ pub(crate) async fn list(args: ListArgs, out: Out) -> Result {
 }
 
 async fn list_each(dawdle: &Dawdle, wanted: &Wanted, out: Out) -> Result<u64> {
+    if out.is_json() {
+        return for_each(&dawdle.dead_letters(), wanted, |letter| out.value(&Line::of(&letter))).await;
+    }
     let mut rows = Vec::new();
-    let count = for_each(&dawdle.dead_letters(), wanted, |letter| {
-        if out.is_json() {
-            return out.value(&Line::of(&letter));
-        }
+    let count = look(&dawdle.dead_letters(), wanted, |letter| {
         rows.push(vec![
             letter.id.to_string(),
             letter.kind.clone(),
             letter.handler.clone().unwrap_or_else(|| "-".to_owned()),
             letter.reason.clone(),
-            fingerprint_of(&letter),
+            fingerprint::of_letter(&letter),
             when::shown(letter.died_at),
-            first_line(letter.error.as_deref().unwrap_or("-"), ERROR_WIDTH),
+            letter.error.clone().unwrap_or_else(|| "-".to_owned()),
         ]);
         Ok(())
     })
@@ -151,46 +131,28 @@ async fn list_each(dawdle: &Dawdle, wanted: &Wanted, out: Out) -> Result<u64> {
 }
 
 async fn list_groups(dawdle: &Dawdle, wanted: &Wanted, out: Out) -> Result<u64> {
-    let mut groups: BTreeMap<(String, Option<String>, String), Group> = BTreeMap::new();
-    let letters = for_each(&dawdle.dead_letters(), wanted, |letter| {
-        let key = (letter.kind.clone(), letter.handler.clone(), fingerprint_of(&letter));
-        groups.entry(key).and_modify(|group| group.add(&letter)).or_insert_with_key(|(kind, handler, fingerprint)| {
-            let mut group = Group {
-                kind: kind.clone(),
-                handler: handler.clone(),
-                fingerprint: fingerprint.clone(),
-                count: 0,
-                reasons: BTreeSet::new(),
-                error: None,
-                first: String::new(),
-                last: String::new(),
-                versions: BTreeSet::new(),
-                span: (letter.died_at, letter.died_at),
-            };
-            group.add(&letter);
-            group
-        });
+    let mut groups = Groups::default();
+    let letters = look(&dawdle.dead_letters(), wanted, |letter| {
+        groups.add(&letter);
         Ok(())
     })
     .await?;
-    let mut groups: Vec<Group> = groups.into_values().collect();
-    groups.sort_by_key(|group| std::cmp::Reverse(group.count));
+    let groups = groups.largest_first();
     if out.is_json() {
-        out.value(&Groups { letters, groups })?;
+        out.value(&Listed { letters, groups })?;
         return Ok(letters);
     }
     let row = |group: Group| {
         let joined = |words: BTreeSet<String>| words.into_iter().collect::<Vec<_>>().join(", ");
-        let said = group.error.unwrap_or_else(|| joined(group.reasons));
         vec![
             group.count.to_string(),
             group.kind,
             group.handler.unwrap_or_else(|| "-".to_owned()),
             group.fingerprint,
-            when::shown(group.span.0),
-            when::shown(group.span.1),
+            when::shown(group.first),
+            when::shown(group.last),
             joined(group.versions),
-            first_line(&said, ERROR_WIDTH),
+            group.error.unwrap_or_else(|| joined(group.reasons)),
         ]
     };
     if letters > 0 {
@@ -200,33 +162,14 @@ async fn list_groups(dawdle: &Dawdle, wanted: &Wanted, out: Out) -> Result<u64> 
     Ok(letters)
 }
 
-impl Group {
-    fn add(&mut self, letter: &DeadLetter) {
-        self.count += 1;
-        self.reasons.insert(letter.reason.clone());
-        self.versions.extend(letter.version.clone());
-        if self.count == 1 || letter.died_at >= self.span.1 {
-            self.error.clone_from(&letter.error);
-        }
-        self.span = (self.span.0.min(letter.died_at), self.span.1.max(letter.died_at));
-        (self.first, self.last) = (when::exact(self.span.0), when::exact(self.span.1));
-    }
-}
-
-pub(crate) async fn show(args: ShowArgs, out: Out) -> Result {
-    let queues = Queues::open().await?;
+pub(crate) async fn show(args: ShowArgs, settings: &Settings, out: Out) -> Result {
+    let queues = Queues::open(settings).await?;
     let dawdle = queues.dawdle().await?;
-    let shown = match Wanted::new(&[args.id], Filters::default()) {
-        Ok(wanted) => {
-            for_each(&dawdle.dead_letters(), &wanted, |letter| match &args.handler {
-                Some(handler) if letter.handler.as_ref() != Some(handler) => Ok(()),
-                _ => show_one(&letter, out),
-            })
-            .await
-        }
+    let shown = match Filters::of_handler(args.handler).wanted(&[args.id]) {
+        Ok(wanted) => for_each(&dawdle.dead_letters(), &wanted, |letter| show_one(&letter, out)).await,
         Err(problem) => Err(problem),
     };
-    dawdle.shutdown().await;
+    close(&dawdle).await;
     match shown? {
         0 => Err(none_there(&queues).await),
         _ => Ok(()),
@@ -268,7 +211,9 @@ fn show_one(letter: &DeadLetter, out: Out) -> Result {
         ("error", line.error),
     ] {
         if let Some(value) = value {
-            out.line(format_args!("{bold}{name:<12}{bold:#}{}", clean(value)))?;
+            // A further line of it stands under the first, so that it is not taken for another field.
+            let value = clean(value).replace('\n', &format!("\n{:12}", ""));
+            out.line(format_args!("{bold}{name:<12}{bold:#}{value}"))?;
         }
     }
     match (raw, data) {

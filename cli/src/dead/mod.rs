@@ -1,11 +1,10 @@
 //! `dawdle dead`: what could not be handled.
 
-use std::path::Path;
-
 use clap::Subcommand;
 
 use crate::out::Out;
 use crate::problem::Result;
+use crate::settings::Settings;
 
 mod change;
 mod edit;
@@ -27,12 +26,12 @@ pub(crate) enum Command {
     Purge(change::PurgeArgs),
 }
 
-pub(crate) async fn run(command: Command, log: Option<&Path>, out: Out) -> Result {
+pub(crate) async fn run(command: Command, settings: &Settings, out: Out) -> Result {
     match command {
-        Command::List(args) => list::list(args, out).await,
-        Command::Show(args) => list::show(args, out).await,
-        Command::Replay(args) => change::replay(args, log, out).await,
-        Command::Edit(args) => edit::run(args, log, out).await,
-        Command::Purge(args) => change::purge(args, log, out).await,
+        Command::List(args) => list::list(args, settings, out).await,
+        Command::Show(args) => list::show(args, settings, out).await,
+        Command::Replay(args) => change::replay(args, settings, out).await,
+        Command::Edit(args) => edit::run(args, settings, out).await,
+        Command::Purge(args) => change::purge(args, settings, out).await,
     }
 }

@@ -5,12 +5,15 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dawdle::backend::local::{LocalBackend, LocalOptions};
 use dawdle::backend::{Backend, Delivery, Lane, LaneStats, Outgoing};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+pub(crate) mod replay;
+pub(crate) mod sqs;
 
 /// A folder, and the environment of what runs in it.
 pub(crate) struct Place {
@@ -43,7 +46,13 @@ impl Place {
     }
 
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_dawdle"));
+        let mut command = self.dress(Command::new(env!("CARGO_BIN_EXE_dawdle")));
+        command.args(args);
+        command
+    }
+
+    /// Lets a program run here, with this environment.
+    pub(crate) fn dress(&self, mut command: Command) -> Command {
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy().into_owned();
             let inherited = ["DAWDLE_", "AWS_"].iter().any(|prefix| name.starts_with(prefix));
@@ -52,7 +61,6 @@ impl Place {
             }
         }
         command
-            .args(args)
             .current_dir(self.folder.path())
             .env("HOME", self.folder.path())
             .env("USER", "ann")
@@ -107,6 +115,12 @@ impl Said {
 pub(crate) fn said(output: Output) -> Said {
     let text = |bytes| String::from_utf8(bytes).expect("text");
     Said { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+/// Sends a signal to the program.
+pub(crate) fn tell(program: &Child, signal: &str) {
+    let told = Command::new("kill").args([signal, &program.id().to_string()]).status().expect("kill");
+    assert!(told.success(), "{signal}");
 }
 
 /// The id of the letter of a number.
@@ -174,14 +188,17 @@ impl Queue {
 }
 
 /// Waits for what must come, and looks often.
-pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut is: impl FnMut() -> F) {
-    for _ in 0..6_000 {
-        if is().await {
-            return;
-        }
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, is: impl FnMut() -> F) {
+    until_within(Duration::from_secs(30), what, is).await;
+}
+
+/// Waits for what must come within a time, and looks often.
+pub(crate) async fn until_within<F: Future<Output = bool>>(time: Duration, what: &str, mut is: impl FnMut() -> F) {
+    let start = Instant::now();
+    while !is().await {
+        assert!(start.elapsed() < time, "not within {time:?}: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    panic!("not within 30 s: {what}");
 }
 
 /// A script that may stand for an editor.

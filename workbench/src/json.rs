@@ -1,7 +1,7 @@
 //! JSON laid out anew, to the letter: keys keep their order, and numbers every digit.
 
 /// Valid JSON over several lines.
-pub(crate) fn pretty(json: &str) -> String {
+pub fn pretty(json: &str) -> String {
     let mut pretty = String::with_capacity(json.len() * 2);
     let mut depth = 0_usize;
     let mut opened = false;
@@ -20,7 +20,7 @@ pub(crate) fn pretty(json: &str) -> String {
 }
 
 /// Valid JSON without what may be left out.
-pub(crate) fn compact(json: &str) -> String {
+pub fn compact(json: &str) -> String {
     tokens(json).collect()
 }
 

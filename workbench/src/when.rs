@@ -6,20 +6,20 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 /// Reads a time span with its unit.
-pub(crate) fn span(text: &str) -> Result<Duration, String> {
+pub fn span(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|_| format!("`{text}` is no time span: write one with its unit, such as `2h` or `1h 30m`"))
 }
 
 /// Reads a point in time.
-pub(crate) fn instant(text: &str) -> Result<SystemTime, String> {
+pub fn instant(text: &str) -> Result<SystemTime, String> {
     OffsetDateTime::parse(text, &Rfc3339)
         .map(SystemTime::from)
         .map_err(|_| format!("`{text}` is no time: write it as RFC 3339, such as `2026-03-01T12:00:00Z`"))
 }
 
 /// Reads a point in time, or how long ago it was.
-pub(crate) fn ago(text: &str) -> Result<SystemTime, String> {
+pub fn ago(text: &str) -> Result<SystemTime, String> {
     let ago = humantime::parse_duration(text).ok().and_then(|span| SystemTime::now().checked_sub(span));
     ago.map_or_else(|| instant(text), Ok).map_err(|_| {
         format!(
@@ -30,18 +30,18 @@ pub(crate) fn ago(text: &str) -> Result<SystemTime, String> {
 }
 
 /// A point in time, to the second; RFC 3339.
-pub(crate) fn shown(time: SystemTime) -> String {
+pub fn shown(time: SystemTime) -> String {
     // One before 1970 cannot be written.
     humantime::format_rfc3339_seconds(time.max(SystemTime::UNIX_EPOCH)).to_string()
 }
 
 /// A point in time, to the millisecond; RFC 3339.
-pub(crate) fn exact(time: SystemTime) -> String {
+pub fn exact(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time.max(SystemTime::UNIX_EPOCH)).to_string()
 }
 
 /// A span, in its two largest units.
-pub(crate) fn rough(span: Duration) -> String {
+pub fn rough(span: Duration) -> String {
     let secs = span.as_secs();
     let (days, hours, minutes) = (secs / 86_400, secs / 3_600 % 24, secs / 60 % 60);
     match (days, hours, minutes) {

@@ -1,12 +1,19 @@
 //! What makes errors that differ only in their numbers one: [`of`].
 
+use dawdle::DeadLetter;
+
 /// The fingerprint of an error's text: 8 hex digits. Texts that differ only in digits, in hexadecimal
 /// numbers or in UUIDs have the same.
-pub(crate) fn of(text: &str) -> String {
+pub fn of(text: &str) -> String {
     // FNV-1a: the same in every build, and on every machine.
     let hash =
         plain(text).bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     format!("{hash:08x}")
+}
+
+/// The fingerprint of what a letter died of: of its error, or of its reason where it has none.
+pub fn of_letter(letter: &DeadLetter) -> String {
+    of(letter.error.as_deref().unwrap_or(&letter.reason))
 }
 
 /// The text with `#` in place of every number.
