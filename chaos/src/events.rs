@@ -12,9 +12,9 @@ use crate::ledger::{Ledger, Record, What, time_of};
 use crate::plan::{Behaviour, GIVEN_UP, Plan};
 
 macro_rules! kinds {
-    ($($type:ident: $kind:literal,)*) => {
+    ($($type:ident: $kind:literal $(, $pack:ident)?;)*) => {
         $(#[derive(Serialize, Deserialize, Event)]
-        #[event(kind = $kind)]
+        #[event(kind = $kind $(, $pack)?)]
         pub(crate) struct $type {
             pub(crate) n: u64,
             /// Microseconds since 1970.
@@ -30,28 +30,39 @@ macro_rules! kinds {
             None
         }
 
-        /// Signals the event of a number: at its due time, or now.
-        pub(crate) async fn signal(
-            dawdle: &Dawdle, kind: u8, n: u64, due: u64, delayed: bool,
-        ) -> dawdle::Result<EventId> {
+        /// Signals the event of a number: at its due time, or now; through the send buffer, or not.
+        pub(crate) async fn signal(dawdle: &Dawdle, kind: u8, it: &Signalled) -> dawdle::Result<EventId> {
+            let Signalled { n, due, delayed, buffered } = *it;
             let kinds: &[fn(&Dawdle, u64, u64) -> dawdle::Signal] =
                 &[$(|dawdle, n, due| dawdle.signal($type { n, due })),*];
             let signal = match kinds.get(usize::from(kind)) {
                 Some(signal) => signal(dawdle, n, due),
                 None => unreachable!("the plan knows these kinds only"),
             };
-            if delayed { signal.at(time_of(due)).await } else { signal.await }
+            let signal = if delayed { signal.at(time_of(due)) } else { signal };
+            if buffered { signal.buffered().await } else { signal.await }
         }
     };
 }
 
+/// How an event is signalled.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Signalled {
+    pub(crate) n: u64,
+    /// Microseconds since 1970.
+    pub(crate) due: u64,
+    pub(crate) delayed: bool,
+    pub(crate) buffered: bool,
+}
+
 kinds! {
-    Plain: "chaos.plain",
-    Pair: "chaos.pair",
-    Trio: "chaos.trio",
-    Narrow: "chaos.narrow",
-    Long: "chaos.long",
-    Watched: "chaos.watched",
+    Plain: "chaos.plain";
+    Pair: "chaos.pair";
+    Trio: "chaos.trio";
+    Narrow: "chaos.narrow";
+    Long: "chaos.long";
+    Watched: "chaos.watched";
+    Packed: "chaos.packed", pack;
 }
 
 /// What handlers work with.
@@ -81,10 +92,11 @@ handlers! {
     7 long_keep(Long) [attempts = 5, timeout = "90s", backoff = "200ms..2s"];
     8 long_note(Long) [attempts = 5, timeout = "2s", backoff = "200ms..2s"];
     9 watched(Watched) [attempts = 5, timeout = "2s", backoff = "200ms..2s"];
+    11 packed(Packed) [attempts = 5, timeout = "2s", backoff = "200ms..2s"];
 }
 
 /// Of every event but those that the others have to themselves.
-#[dawdle::handler(attempts = 5, timeout = "2s", backoff = "200ms..2s", except(Plain, Pair, Trio, Narrow, Long))]
+#[dawdle::handler(attempts = 5, timeout = "2s", backoff = "200ms..2s", except(Plain, Pair, Trio, Narrow, Long, Packed))]
 async fn audit(event: &dyn Event, cx: &Context, stage: State<Stage>) -> Outcome {
     match number_of(event) {
         Some((n, due)) => act(&stage, 10, n, due, cx).await,
@@ -95,7 +107,8 @@ async fn audit(event: &dyn Event, cx: &Context, stage: State<Stage>) -> Outcome 
 /// All of them, for a node: this program has other handlers, too.
 pub(crate) fn handlers() -> Vec<dawdle::Registration> {
     dawdle::handlers![
-        plain, pair_left, pair_right, trio_one, trio_two, trio_three, narrow, long_keep, long_note, watched, audit
+        plain, pair_left, pair_right, trio_one, trio_two, trio_three, narrow, long_keep, long_note, watched, audit,
+        packed
     ]
 }
 
@@ -171,7 +184,7 @@ mod tests {
         for (number, spec) in HANDLERS.iter().enumerate() {
             let info = handlers.iter().find(|info| info.name == spec.name).unwrap();
             assert_eq!(info.attempts, spec.attempts, "{}", spec.name);
-            let kinds = [Plain::KIND, Pair::KIND, Trio::KIND, Narrow::KIND, Long::KIND, Watched::KIND];
+            let kinds = [Plain::KIND, Pair::KIND, Trio::KIND, Narrow::KIND, Long::KIND, Watched::KIND, Packed::KIND];
             assert!(info.kind == Some(kinds[usize::from(spec.kind)]) || number == 10, "{}", spec.name);
         }
     }

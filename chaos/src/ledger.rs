@@ -49,9 +49,16 @@ pub(crate) enum What {
     Dead,
     /// What the process has asked of its queues so far: `event` requests, billed as `extra`.
     Spent,
+    /// A message of the delay queue was left there, hidden for a while; replaced by one on the message
+    /// queue; replaced by one on the delay queue. For a pack, its first event.
+    Parked,
+    Forwarded,
+    Renewed,
+    /// A message was received from the delay queue, where leases are not extended; otherwise like `Received`.
+    Found,
 }
 
-const ALL: [What; 18] = [
+const ALL: [What; 22] = [
     What::Intended,
     What::Confirmed,
     What::Unsure,
@@ -70,6 +77,10 @@ const ALL: [What; 18] = [
     What::Released,
     What::Dead,
     What::Spent,
+    What::Parked,
+    What::Forwarded,
+    What::Renewed,
+    What::Found,
 ];
 
 /// One line of a ledger.

@@ -20,7 +20,7 @@ use anyhow::{Result, bail};
 
 const USAGE: &str = "usage: dawdle-chaos [run] [--seed S] [--minutes M] [--events N] [--rate R] [--nodes K] \
                      [--backend model|local] [--calm] [--no-poison] [--short] [--quiet] [--keep FOLDER] [--visibility SECS] \
-                     [--max-delay SECS]\n       dawdle-chaos outage [--scale R] [--minutes M] [--before M] [--nodes K] \
+                     [--max-delay SECS] [--skew SECS]\n       dawdle-chaos outage [--scale R] [--minutes M] [--before M] [--nodes K] \
                      [--real] [--short]\n       dawdle-chaos memory [--messages N] [--seconds S] [--rate R] [--svg FILE] [--short]";
 
 fn main() -> ExitCode {

@@ -20,7 +20,7 @@ use crate::queue::create;
 
 /// The most that a listener may hold, and the most by which it may grow once it is under way, in
 /// MiB.
-const MOST: f64 = 128.0;
+const MOST: f64 = 64.0;
 const GROWTH: f64 = 24.0;
 
 /// How often is looked.

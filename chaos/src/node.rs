@@ -5,9 +5,10 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, bail};
 use dawdle::{Config, Dawdle};
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
-use crate::events::{Stage, handlers, signal};
+use crate::events::{Signalled, Stage, handlers, signal};
 use crate::ledger::{Ledger, Record, What};
 use crate::memory;
 use crate::process::{Role, Told};
@@ -86,9 +87,10 @@ async fn try_start(told: &Told, stage: &Stage) -> dawdle::Result<Dawdle> {
         start_timeout: Some(Duration::from_secs(10)),
         shutdown_timeout: Some(Duration::from_secs(8)),
         send_timeout: Some(Duration::from_secs(8)),
+        delay_poll: Some(Duration::from_secs(1)),
         ..Config::default()
     };
-    let builder = Dawdle::builder().config(config).backend(Witness::new(backend, Arc::clone(&stage.ledger)));
+    let builder = Dawdle::builder().config(config).backend(Witness::new(backend, stage));
     builder.discover(false).handlers(handlers()).state(stage.clone()).listener(told.role == Role::Node).start().await
 }
 
@@ -97,6 +99,8 @@ async fn send(dawdle: &Dawdle, stage: &Stage, from: u64, began: SystemTime) -> R
     let plan = &stage.plan;
     let mut next = from;
     let mut under_way = JoinSet::new();
+    // What a flush answers is about everything in the buffer: one batch at a time.
+    let buffer = Arc::new(Mutex::new(()));
     while next < plan.events {
         let due_by_now = began.elapsed().unwrap_or_default().as_secs_f64() * plan.rate;
         let until = (due_by_now as u64).min(plan.events).min(next + CHUNK);
@@ -108,31 +112,55 @@ async fn send(dawdle: &Dawdle, stage: &Stage, from: u64, began: SystemTime) -> R
             under_way.join_next().await.transpose()?;
         }
         let now = stage.ledger.now();
-        let chunk: Vec<(u64, u64, bool)> = (next..until)
+        let chunk: Vec<Signalled> = (next..until)
             .map(|n| {
                 let delay = plan.delay(n);
                 // Due times are whole milliseconds on the wire, rounded up.
                 let due = (now + u64::try_from(delay.as_micros()).unwrap_or(0)).div_ceil(1_000) * 1_000;
-                (n, if delay.is_zero() { now } else { due }, !delay.is_zero())
+                let delayed = !delay.is_zero();
+                Signalled { n, due: if delayed { due } else { now }, delayed, buffered: plan.is_buffered(n) }
             })
             .collect();
-        let record = move |what, n, due| Record { what, handler: None, attempt: 0, event: n, at: now, extra: due };
-        stage.ledger.write(&chunk.iter().map(|(n, due, _)| record(What::Intended, *n, *due)).collect::<Vec<_>>());
-        let (dawdle, stage) = (dawdle.clone(), stage.clone());
+        let record = move |what, it: &Signalled| {
+            let Signalled { n, due, .. } = *it;
+            Record { what, handler: None, attempt: 0, event: n, at: now, extra: due }
+        };
+        stage.ledger.write(&chunk.iter().map(|it| record(What::Intended, it)).collect::<Vec<_>>());
+        let (dawdle, stage, buffer) = (dawdle.clone(), stage.clone(), Arc::clone(&buffer));
         under_way.spawn(async move {
-            let signals =
-                chunk.iter().map(|(n, due, delayed)| signal(&dawdle, stage.plan.kind(*n), *n, *due, *delayed));
-            let answers = futures_util::future::join_all(signals).await;
-            let answered = chunk.iter().zip(answers).map(|((n, due, _), answer)| match answer {
-                Ok(_) => record(What::Confirmed, *n, *due),
-                Err(error) if error.maybe_sent() => record(What::Unsure, *n, *due),
-                Err(_) => record(What::Refused, *n, *due),
-            });
-            stage.ledger.write(&answered.collect::<Vec<_>>());
+            let (buffered, durable): (Vec<Signalled>, Vec<Signalled>) = chunk.into_iter().partition(|it| it.buffered);
+            let answered = |it: &Signalled, answer: dawdle::Result<()>| match answer {
+                Ok(()) => record(What::Confirmed, it),
+                Err(error) if error.maybe_sent() => record(What::Unsure, it),
+                Err(_) => record(What::Refused, it),
+            };
+            let at_once = async {
+                let answers = signal_all(&dawdle, &stage, &durable).await.into_iter();
+                let ended = durable.iter().zip(answers).map(|(it, answer)| answered(it, answer));
+                stage.ledger.write(&ended.collect::<Vec<_>>());
+            };
+            let through_the_buffer = async {
+                let _alone = buffer.lock().await;
+                let taken = signal_all(&dawdle, &stage, &buffered).await.into_iter();
+                let flushed = dawdle.flush().await;
+                let ended = |(it, taken): (&Signalled, dawdle::Result<()>)| match (taken, &flushed) {
+                    // Some of them were not sent, or are not durable yet; nobody says which.
+                    (Ok(()), Err(_)) => record(What::Unsure, it),
+                    (taken, _) => answered(it, taken),
+                };
+                stage.ledger.write(&buffered.iter().zip(taken).map(ended).collect::<Vec<_>>());
+            };
+            tokio::join!(at_once, through_the_buffer);
         });
         next = until;
     }
     while under_way.join_next().await.transpose()?.is_some() {}
     dawdle.shutdown().await;
     Ok(())
+}
+
+async fn signal_all(dawdle: &Dawdle, stage: &Stage, events: &[Signalled]) -> Vec<dawdle::Result<()>> {
+    let signals = events.iter().map(|it| signal(dawdle, stage.plan.kind(it.n), it));
+    let answers = futures_util::future::join_all(signals).await;
+    answers.into_iter().map(|answer| answer.map(drop)).collect()
 }

@@ -37,15 +37,15 @@ pub(crate) struct HandlerSpec {
     pub(crate) attempts: u32,
 }
 
-/// How often each kind comes, of 100: `Plain`, `Pair`, `Trio`, `Narrow`, `Long`, `Watched`.
-const SHARES: [u64; 6] = [40, 20, 15, 10, 10, 5];
+/// How often each kind comes, of 100: `Plain`, `Pair`, `Trio`, `Narrow`, `Long`, `Watched`, `Packed`.
+const SHARES: [u64; 7] = [30, 20, 15, 10, 10, 5, 10];
 
 const fn handler(name: &'static str, kind: u8, attempts: u32) -> HandlerSpec {
     HandlerSpec { name, kind, attempts }
 }
 
 /// Every handler; its place here is its number.
-pub(crate) const HANDLERS: [HandlerSpec; 11] = [
+pub(crate) const HANDLERS: [HandlerSpec; 12] = [
     handler("plain", 0, 5),
     handler("pair_left", 1, 5),
     handler("pair_right", 1, 5),
@@ -57,6 +57,7 @@ pub(crate) const HANDLERS: [HandlerSpec; 11] = [
     handler("long_note", 4, 5),
     handler("watched", 5, 5),
     handler("audit", 5, 5),
+    handler("packed", 6, 5),
 ];
 
 pub(crate) const PLAIN: usize = 0;
@@ -155,6 +156,7 @@ fn chance(seed: u64, what: u64, about: u64) -> Rng {
 const KIND: u64 = 1;
 const DELAY: u64 = 2;
 const BEHAVIOUR: u64 = 3;
+const BUFFERED: u64 = 500;
 const FAULTS: u64 = 1_000;
 const KILLS: u64 = 1_001;
 
@@ -181,6 +183,49 @@ impl Plan {
             80..95 => upto(&mut rng, 20_000),
             _ => upto(&mut rng, self.max_delay_ms),
         }
+    }
+
+    /// Whether an event is signalled through the send buffer: a quarter of them are.
+    pub(crate) fn is_buffered(&self, event: u64) -> bool {
+        chance(self.seed, BUFFERED, event).u32(0..4) == 0
+    }
+
+    /// The longest delay that the queue is made to take, so that what is due later goes by the delay queue. SQS
+    /// counts in seconds: below three of them a renewal would come to no delay at all.
+    pub(crate) fn longest_hop(&self) -> Duration {
+        Duration::from_secs((self.max_delay_ms / 4_000).clamp(3, 5))
+    }
+
+    /// For how long a message may lie on the delay queue before it must be sent afresh.
+    pub(crate) fn longest_park(&self) -> Duration {
+        Duration::from_millis((self.max_delay_ms / 4 * 3).max(8_000))
+    }
+
+    /// How many messages are made to be all that the delay queue lets be in flight. From a tenth of that on,
+    /// more are sent afresh instead of being parked.
+    pub(crate) fn most_parked(&self) -> u64 {
+        (self.rate * self.max_delay_ms as f64 / 6_000.0).max(50.0) as u64
+    }
+
+    /// For how long a message may be received again and again. What is beside one that aborts its process may be
+    /// put back at its last receive, and begin anew; and a process that aborts is away for a while.
+    pub(crate) fn all_receives(&self) -> Duration {
+        match self.poison {
+            true => Duration::from_secs(self.visibility_secs + 4) * self.max_receives * 2,
+            false => Duration::from_secs(self.visibility_secs) * self.max_receives,
+        }
+    }
+
+    /// How late a first run may be: as long as half of the run's faults, and one that is received as often
+    /// as can be.
+    pub(crate) fn latest(&self, span: Duration) -> Duration {
+        span / 2 + self.all_receives()
+    }
+
+    /// How early a run may be by the queue's clock, in microseconds. A node that has just started knows a clock
+    /// that is far off by a few answers, each of which tells whole seconds.
+    pub(crate) fn tolerance(&self) -> u64 {
+        if self.clock_ahead_ms == 0 { 50_000 } else { 500_000 }
     }
 
     /// What `handler` does with an event.
@@ -231,6 +276,8 @@ pub(crate) enum Weather {
     Reordered,
     /// Answers that never come.
     Hangs,
+    /// Every other request about the delay queue goes wrong, and none about the others.
+    DelayQueue,
 }
 
 /// A stretch of one weather.
@@ -247,7 +294,8 @@ pub(crate) fn weather(seed: u64, span: Duration) -> Vec<Episode> {
     let mut from = Duration::ZERO;
     while from < span {
         let (weather, longest) = match rng.u32(0..16) {
-            0..3 => (Weather::Calm, 6_000),
+            0..2 => (Weather::Calm, 6_000),
+            2 => (Weather::DelayQueue, 6_000),
             3..6 => (Weather::Mixed, 10_000),
             6..8 => (Weather::Burst(rng.u64(..)), 4_000),
             8 => (Weather::Down, 6_000),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use dawdle::backend::sqs::create_queues;
 use dawdle::backend::{Backend, Lane, LaneStats};
-use sqs_model::{Counts, Endpoint, Faults};
+use sqs_model::{Aimed, Counts, Endpoint, Faults};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -74,16 +74,15 @@ impl Queue {
         endpoint.set_faults(faults(weather));
     }
 
+    /// The messages that the endpoint has delivered twice on purpose, by its own word.
+    pub(crate) fn delivered_twice(&self) -> Vec<String> {
+        self.endpoint.as_ref().map(Endpoint::delivered_twice).unwrap_or_default()
+    }
+
     /// What was asked of the endpoint.
     pub(crate) fn counts(&self) -> Option<Counts> {
         self.endpoint.as_ref().map(Endpoint::counts)
     }
-}
-
-/// Whether messages may be delivered twice in this weather.
-pub(crate) fn delivers_twice(weather: Weather) -> bool {
-    let faults = faults(weather);
-    faults.duplicate > 0.0 || faults.undelete > 0.0
 }
 
 /// What strikes in a weather.
@@ -124,6 +123,11 @@ fn faults(weather: Weather) -> Faults {
         Weather::Undeletes => Faults { undelete: 0.1, ..none },
         Weather::Reordered => Faults { reorder: true, ..none },
         Weather::Hangs => Faults { hang: 0.05, slow: 0.1, ..none },
+        Weather::DelayQueue => {
+            let faults = Faults { error_500: 0.2, reset_after: 0.2, html_502: 0.1, ..none.clone() };
+            let aimed = Aimed { queue: Some(format!("{QUEUE}-delay")), action: None, faults };
+            Faults { aimed: vec![aimed], ..none }
+        }
     }
 }
 

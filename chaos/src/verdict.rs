@@ -5,23 +5,25 @@
 //! such run whether something explains it.
 //!
 //! A run of a handler is *one too many* when an earlier run of it succeeded (or discarded, or gave
-//! up), or was the same attempt. It is explained when, before it began, one of these happened to a
-//! message that stands for this event and this handler:
-//! - a process that had received it was killed, or aborted itself, before the queue confirmed its ack;
-//! - its ack was answered by an error, or by nothing;
-//! - an extension of its lease was answered by an error, or by nothing;
-//! - it was sent, and the answer to that was lost;
-//! - it was received more than once, and since its first receive the endpoint was told to duplicate
-//!   messages or to bring deleted ones back. (What becomes of a message is decided at its first receive.
-//!   Where the answer to that was lost, it may have been as early as the event was signalled.)
+//! up), or was the same attempt. It needs an excuse, and an excuse is spent by one such run of each attempt. These
+//! are what excuses there were before it began, each about a message that stands for this event and this handler:
+//! - The message was received again, and before that one of these happened to it: a process that had received
+//!   it was killed, or aborted itself, before the queue confirmed its ack; its ack was answered by an error, or by
+//!   nothing; an extension of its lease was answered by an error, or by nothing. It is no excuse once the
+//!   queue has confirmed the ack of its latest receive: what comes again then was not deleted.
+//! - The message was received again from the delay queue, where leases are not extended, and its lease had run out.
+//! - The message was received again, and the endpoint says that it delivered this one twice on purpose.
+//! - It was sent, and the answer to that was lost: there may be two of it.
 //!
 //! A run that has the attempt of an earlier one is explained, too, when that one did not end and its
-//! process had been told to stop: what a stop cuts off goes to another node, and spends no attempt.
+//! process had been told to stop: what a stop cuts off goes to another node, and spends no attempt. And so is the first
+//! run of the next attempt when the earlier one came to its end after its timeout: nobody heard of that end.
 //!
 //! So with neither kills nor faults every run that is one too many is a violation.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -29,12 +31,16 @@ use crate::ledger::{self, Record, What};
 use crate::plan::{Expected, GIVEN_UP, HANDLERS, MOST_HANDLERS, Plan, handlers_of};
 use crate::process::End;
 
-/// How early a run may be by the queue's clock, in microseconds.
-const TOLERANCE: u64 = 50_000;
-
-/// How long an answer may be on its way: a message that was handed out twice may be on file as received so
-/// much later, in microseconds.
+/// How long an answer may be on its way: a message that was received before it was deleted may be on file as
+/// received so much later, in microseconds.
 const ANSWERING: u64 = 3_000_000;
+
+/// The excuse of a run whose message the endpoint delivered twice on purpose.
+pub(crate) const DELIVERED_TWICE: &str = "delivered twice by the queue";
+
+/// How long the handlers may take, but for the one that outlives its leases and never comes near its timeout; in
+/// microseconds.
+const TIMEOUT: u64 = 2_000_000;
 
 /// The most violations that are listed.
 const LISTED: usize = 40;
@@ -52,8 +58,8 @@ pub(crate) struct Past {
     pub(crate) ended: u64,
 }
 
-/// When the endpoint was told to deliver messages twice: from, to, in microseconds.
-pub(crate) type Windows = Vec<(u64, u64)>;
+/// The messages that the endpoint says it has delivered twice on purpose.
+pub(crate) type Twice = HashSet<u64>;
 
 /// What was found out.
 #[derive(Debug, Default)]
@@ -70,6 +76,8 @@ pub(crate) struct Verdict {
     pub(crate) dead_letters: u64,
     pub(crate) unexpected_dead_letters: u64,
     pub(crate) late: Lateness,
+    /// Messages that were parked on the delay queue, forwarded from it, and sent there afresh.
+    pub(crate) hops: [u64; 3],
     pub(crate) violations: Violations,
 }
 
@@ -94,11 +102,13 @@ impl Violations {
 pub(crate) struct Lateness {
     buckets: Vec<u64>,
     count: u64,
+    /// In microseconds.
+    most: u64,
 }
 
 impl Default for Lateness {
     fn default() -> Self {
-        Lateness { buckets: vec![0; 256], count: 0 }
+        Lateness { buckets: vec![0; 256], count: 0, most: 0 }
     }
 }
 
@@ -109,6 +119,12 @@ impl Lateness {
             *bucket += 1;
             self.count += 1;
         }
+        self.most = self.most.max(micros);
+    }
+
+    /// The greatest.
+    pub(crate) fn most(&self) -> Duration {
+        Duration::from_micros(self.most)
     }
 
     /// The upper end of the bucket in which the run at this share lies, in milliseconds.
@@ -141,6 +157,8 @@ enum Sent {
 struct Part {
     /// A bit for each attempt that was begun.
     attempts: u16,
+    /// When the first run began; 0 where none did.
+    first: u64,
     ended: bool,
     discarded: bool,
     gave_up: bool,
@@ -159,7 +177,7 @@ struct Event {
 }
 
 /// Reads everything that was written down.
-pub(crate) fn judge(plan: &Plan, processes: &[Past], dead: &Path, twice: &Windows) -> Result<Verdict> {
+pub(crate) fn judge(plan: &Plan, processes: &[Past], dead: &Path, twice: &Twice) -> Result<Verdict> {
     let mut first = First {
         plan,
         events: vec![Event::default(); usize::try_from(plan.events)?],
@@ -243,7 +261,7 @@ impl First<'_> {
             What::Confirmed => event.sent = Sent::Confirmed,
             What::Unsure => event.sent = Sent::Unsure,
             What::Refused => event.sent = Sent::Refused,
-            What::Received => event.seen = true,
+            What::Received | What::Found => event.seen = true,
             What::Acked
             | What::AckUnsure
             | What::ExtendFailed
@@ -251,6 +269,9 @@ impl First<'_> {
             | What::Released
             | What::Dead
             | What::Spent => {}
+            What::Parked => self.verdict.hops[0] += 1,
+            What::Forwarded => self.verdict.hops[1] += 1,
+            What::Renewed => self.verdict.hops[2] += 1,
             What::Begun | What::Succeeded | What::Failed | What::Snoozed | What::Discarded | What::GaveUp => {
                 self.run(record);
             }
@@ -268,16 +289,14 @@ impl First<'_> {
         if begins {
             self.verdict.runs += 1;
             let bit = 1 << record.attempt.min(15);
-            if record.attempt == 1 && part.attempts == 0 {
-                self.verdict.late.add(record.at.saturating_sub(event.due));
-            }
+            part.first = if part.first == 0 { record.at } else { part.first.min(record.at) };
             let again = part.attempts & bit != 0 && record.what != What::Snoozed;
             let over = part.ended || part.discarded || part.gave_up;
             // A last snooze and the success after it are the same attempt.
             let snoozes = self.plan.behaviour(record.event, handler) == crate::plan::Behaviour::Snooze;
             event.suspicious |= over || (again && !snoozes);
             part.attempts |= bit;
-            if record.at + TOLERANCE < event.due {
+            if record.at + self.plan.tolerance() < event.due {
                 self.verdict.early += 1;
                 let early = (event.due - record.at) / 1_000;
                 self.verdict.violations.add(|| {
@@ -330,6 +349,9 @@ impl First<'_> {
     fn conclude(&mut self) {
         let verdict = &mut self.verdict;
         for (number, event) in (0..).zip(&self.events) {
+            for part in event.parts.iter().filter(|part| part.first > 0) {
+                verdict.late.add(part.first.saturating_sub(event.due));
+            }
             match event.sent {
                 Sent::Never => {
                     verdict.violations.add(|| format!("event {number} was never signalled by this program"));
@@ -382,7 +404,7 @@ struct Story<'a> {
     /// In the order of time, each with its process.
     records: &'a [(Record, u32)],
     pasts: &'a HashMap<u32, &'a Past>,
-    twice: &'a Windows,
+    twice: &'a Twice,
 }
 
 /// One run, put together from its beginning and its end.
@@ -391,14 +413,17 @@ struct Run {
     process: u32,
     attempt: u16,
     begun: u64,
-    /// How it ended, if it did.
+    /// How it ended, if it did, and when.
     end: Option<What>,
+    ended: u64,
 }
 
 impl Story<'_> {
     fn judge(&self, verdict: &mut Verdict) {
         for handler in handlers_of(self.plan.kind(self.event)) {
             let runs = self.runs(handler);
+            // How many of each attempt have spent an excuse.
+            let mut spent: HashMap<u16, usize> = HashMap::new();
             for (at, run) in runs.iter().enumerate() {
                 let before = runs.iter().take(at);
                 let is_over = |end: Option<What>| matches!(end, Some(What::Succeeded | What::Discarded | What::GaveUp));
@@ -413,7 +438,16 @@ impl Story<'_> {
                     other.end.is_none() && stopped.is_some_and(|stopped| stopped <= run.begun)
                 };
                 let by_a_stop = !before.clone().any(|other| is_over(other.end)) && before.clone().any(is_cut_off);
-                let why = by_a_stop.then_some("stop").or_else(|| self.explains(handler, run.begun));
+                let timed_out = |other: &Run| other.attempt + 1 == run.attempt && self.is_over_time(handler, other);
+                let by_a_timeout =
+                    !before.clone().any(|other| other.attempt == run.attempt) && before.clone().any(timed_out);
+                let why = by_a_stop.then_some("stop").or(by_a_timeout.then_some("timeout")).or_else(|| {
+                    let spent = spent.entry(run.attempt).or_default();
+                    let excuse = self.excuses(handler, run.begun).get(*spent).copied();
+                    // A snooze spends no attempt: the next run has the same.
+                    *spent += usize::from(run.end != Some(What::Snoozed));
+                    excuse
+                });
                 match why {
                     Some(why) => *verdict.explained.entry(why).or_default() += 1,
                     None => {
@@ -439,46 +473,74 @@ impl Story<'_> {
             let same =
                 |run: &&mut Run| run.begun == record.at && run.process == *process && run.attempt == record.attempt;
             match runs.iter_mut().find(same) {
-                Some(run) => run.end = end.or(run.end),
-                None => runs.push(Run { process: *process, attempt: record.attempt, begun: record.at, end }),
+                Some(run) => (run.end, run.ended) = (end.or(run.end), record.extra),
+                None => {
+                    let (attempt, begun, ended) = (record.attempt, record.at, record.extra);
+                    runs.push(Run { process: *process, attempt, begun, end, ended });
+                }
             }
         }
         runs
     }
 
-    /// What happened before `time` to a message that stands for this handler's part.
-    fn explains(&self, handler: usize, time: u64) -> Option<&'static str> {
+    /// Whether a run came to its end after its timeout, which counts from its message's receive at the earliest.
+    fn is_over_time(&self, handler: usize, run: &Run) -> bool {
         let stands_for = |record: &Record| record.handler.is_none_or(|it| usize::from(it) == handler);
-        let before = || self.records.iter().filter(|(record, _)| record.at <= time && stands_for(record));
-        for (record, _) in before() {
-            match record.what {
-                What::AckUnsure => return Some("ack without an answer"),
-                What::ExtendFailed => return Some("lease not extended"),
-                What::SendUnsure => return Some("send without an answer"),
-                _ => {}
+        let received = self.records.iter().rfind(|(record, process)| {
+            record.what == What::Received && *process == run.process && record.at <= run.begun && stands_for(record)
+        });
+        received.is_some_and(|(record, _)| run.ended >= record.at + TIMEOUT)
+    }
+
+    /// What may have let a handler's part be done once more before `time`: an entry for each time.
+    fn excuses(&self, handler: usize, time: u64) -> Vec<&'static str> {
+        let stands_for = |record: &Record| record.handler.is_none_or(|it| usize::from(it) == handler);
+        let before: Vec<&(Record, u32)> =
+            self.records.iter().filter(|(record, _)| record.at <= time && stands_for(record)).collect();
+        let excuse = |(at, (record, _)): (usize, &&(Record, u32))| match record.what {
+            What::SendUnsure => Some("send without an answer"),
+            What::Received | What::Found => self.why_again(record, before.get(..at)?, time),
+            _ => None,
+        };
+        before.iter().enumerate().filter_map(excuse).collect()
+    }
+
+    /// Why a message was received again before `time`: `None` if it was not, or nothing says why.
+    fn why_again(&self, received: &Record, before: &[&(Record, u32)], time: u64) -> Option<&'static str> {
+        let is_about = |record: &Record| {
+            matches!(record.what, What::Received | What::Found | What::Acked | What::AckUnsure | What::ExtendFailed)
+                && record.extra == received.extra
+        };
+        let same: Vec<&(Record, u32)> = before.iter().copied().filter(|(record, _)| is_about(record)).collect();
+        let receives = || same.iter().filter(|(record, _)| matches!(record.what, What::Received | What::Found));
+        // Where its first receive was never answered, it is not on file, and nobody has worked on it.
+        receives().next()?;
+        if self.twice.contains(&received.extra) {
+            return Some(DELIVERED_TWICE);
+        }
+        let acks = same.iter().filter(|(record, _)| record.what == What::Acked);
+        for (ack, by) in acks.filter(|(ack, _)| ack.at.saturating_add(ANSWERING) <= received.at) {
+            // An ack of an older receive than the latest deletes nothing.
+            let acked = receives().rfind(|(record, process)| process == by && record.at <= ack.at);
+            if acked.is_some_and(|(record, _)| record.attempt + 1 == received.attempt) {
+                return None;
             }
         }
-        for (received, process) in before().filter(|(record, _)| record.what == What::Received) {
-            let Some(Past { end, ended, .. }) = self.pasts.get(process) else { continue };
-            let is_acked = |(record, it): &(Record, u32)| {
-                record.what == What::Acked
-                    && it == process
-                    && record.extra == received.extra
-                    && record.at >= received.at
-            };
-            if *end != End::Exited && *ended <= time && !self.records.iter().any(is_acked) {
-                return Some(if *end == End::Killed { "kill" } else { "abort" });
+        same.iter().find_map(|(record, process)| match record.what {
+            What::AckUnsure => Some("ack without an answer"),
+            What::ExtendFailed => Some("lease not extended"),
+            What::Found if received.at + ANSWERING >= record.at + self.plan.visibility_secs * 1_000_000 => {
+                Some("held for too long on the delay queue")
             }
-            let again = |(record, _): &(Record, u32)| {
-                record.what == What::Received && record.extra == received.extra && record.at > received.at
-            };
-            let first = if received.attempt > 1 { self.start() } else { received.at };
-            let in_a_window = |(from, to): &(u64, u64)| *from <= time && to.saturating_add(ANSWERING) >= first;
-            if before().any(again) && self.twice.iter().any(in_a_window) {
-                return Some("delivered twice by the queue");
+            What::Received | What::Found => {
+                let Past { end, ended, .. } = self.pasts.get(process)?;
+                let is_acked =
+                    same.iter().any(|(ack, by)| ack.what == What::Acked && by == process && ack.at >= record.at);
+                let why = if *end == End::Killed { "kill" } else { "abort" };
+                (*end != End::Exited && *ended <= time && !is_acked).then_some(why)
             }
-        }
-        None
+            _ => None,
+        })
     }
 
     /// When the first thing is on file.
@@ -563,10 +625,10 @@ mod tests {
 
     /// The event is signalled, due at one second; the first node's and the second's records follow.
     fn verdict(first: &[Record], end: End, second: &[Record]) -> Verdict {
-        verdict_where_twice(first, end, second, Windows::new())
+        verdict_where_twice(first, end, second, Twice::new())
     }
 
-    fn verdict_where_twice(first: &[Record], end: End, second: &[Record], twice: Windows) -> Verdict {
+    fn verdict_where_twice(first: &[Record], end: End, second: &[Record], twice: Twice) -> Verdict {
         let folder = tempfile::tempdir().unwrap();
         let sent = [record(What::Intended, 0, 1_000_000), record(What::Confirmed, 0, 1_000_000)];
         let of = |number, records: &[Record], end| {
@@ -618,16 +680,77 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_comes_twice_is_explained_by_the_faults_since_its_first_receive() {
-        let received_again = |count| {
-            let mut first = run_at(12_000_000).to_vec();
-            first[0].attempt = count;
-            first.push(record(What::Acked, 12_100_000, 7));
-            verdict_where_twice(&first, End::Exited, &run_at(13_000_000), vec![(2_000_000, 3_000_000)])
+    fn an_excuse_ends_with_the_confirmed_ack_of_its_message() {
+        let mut first = run_at(1_000_000).to_vec();
+        first.push(record(What::AckUnsure, 1_100_000, 7));
+        first.push(record(What::Acked, 1_200_000, 7));
+        let again = |received: u64, count: u16| {
+            let mut second = run_at(received);
+            second[0].attempt = count;
+            verdict(&first, End::Exited, &second)
         };
-        let after_all_faults = received_again(1);
-        assert_eq!((after_all_faults.unexplained, after_all_faults.violations.count), (1, 1));
-        let answer_lost = received_again(2);
-        assert_eq!((answer_lost.explained.get("delivered twice by the queue"), answer_lost.unexplained), (Some(&1), 0));
+        let deleted = again(8_000_000, 2);
+        assert_eq!((deleted.unexplained, deleted.violations.count), (1, 1));
+        assert_eq!(again(2_000_000, 2).unexplained, 0, "it was received before its ack, perhaps");
+        assert_eq!(again(8_000_000, 3).unexplained, 0, "a receive without an answer came between: the ack was stale");
+    }
+
+    #[test]
+    fn an_excuse_is_about_one_message_and_spent_by_one_run() {
+        let mut first = run_at(1_000_000).to_vec();
+        first.push(record(What::AckUnsure, 1_100_000, 7));
+        let mut other = run_at(AFTER);
+        other[0].extra = 8;
+        assert_eq!(verdict(&first, End::Exited, &other).unexplained, 1, "another message, received for the first time");
+        let mut second = run_at(AFTER).to_vec();
+        second.push(record(What::Succeeded, AFTER + 1, AFTER + 2));
+        let verdict = verdict(&first, End::Exited, &second);
+        assert_eq!((verdict.explained.len(), verdict.unexplained), (1, 1), "one receive, and two runs");
+    }
+
+    #[test]
+    fn a_message_that_comes_twice_is_explained_by_the_endpoints_word() {
+        let received_again = |twice| {
+            let mut first = run_at(12_000_000).to_vec();
+            first.push(record(What::Acked, 12_100_000, 7));
+            verdict_where_twice(&first, End::Exited, &run_at(13_000_000), twice)
+        };
+        let another = received_again(Twice::from([8]));
+        assert_eq!((another.unexplained, another.violations.count), (1, 1));
+        let twice = received_again(Twice::from([7]));
+        assert_eq!((twice.explained.get(DELIVERED_TWICE), twice.unexplained), (Some(&1), 0));
+    }
+
+    #[test]
+    fn the_lease_of_what_is_found_on_the_delay_queue_runs_out_and_not_before_its_time() {
+        let found_again = |at: u64| {
+            let hopped = |at: u64, id| {
+                [record(What::Found, at, 7), record(What::Received, at, id), record(What::Succeeded, at, at + 1)]
+            };
+            verdict(&hopped(1_000_000, 8), End::Exited, &hopped(at, 9))
+        };
+        let in_time = found_again(7_000_000);
+        assert_eq!((in_time.unexplained, in_time.violations.count), (1, 1));
+        assert_eq!(found_again(11_000_000).explained.get("held for too long on the delay queue"), Some(&1));
+    }
+
+    #[test]
+    fn nobody_hears_of_an_end_after_the_timeout() {
+        let next_attempt = |takes: u64| {
+            let mut first = run_at(1_000_000);
+            first[1].extra = 1_000_000 + takes;
+            let mut second = run_at(AFTER);
+            (second[0].extra, second[1].attempt) = (8, 2);
+            verdict(&first, End::Exited, &second)
+        };
+        assert_eq!(next_attempt(2_000_000).explained.get("timeout"), Some(&1));
+        assert_eq!(next_attempt(1_000_000).unexplained, 1);
+    }
+
+    #[test]
+    fn how_late_a_run_is_goes_by_the_first_one_whoever_wrote_it_down_first() {
+        let late = |first, second| verdict(&run_at(first), End::Killed, &run_at(second)).late.most();
+        assert_eq!(late(9_000_000, 1_500_000), Duration::from_millis(500));
+        assert_eq!(late(1_500_000, 9_000_000), Duration::from_millis(500));
     }
 }
