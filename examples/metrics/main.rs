@@ -55,7 +55,10 @@ async fn main() -> Result<()> {
     {
         println!("{line}");
     }
-    ensure!(answer.contains(r#"dawdle_signalled_total{kind="example.metrics.order"} 20"#), "not counted: {answer}");
+    ensure!(
+        answer.contains(r#"dawdle_signalled_total{kind="example.metrics.order",due="now"} 20"#),
+        "not counted: {answer}"
+    );
     dawdle.shutdown().await;
     Ok(())
 }
