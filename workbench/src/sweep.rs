@@ -69,7 +69,8 @@ impl Swept {
 }
 
 /// Does something with each wanted letter, at most `rate` a second. What dies again meanwhile is left
-/// where it is. A letter whose hold ran out while it waited for its turn is looked for again.
+/// where it is. A letter whose hold ran out while it waited for its turn is looked for again, and so is what lies
+/// beyond as many as can be held at once.
 ///
 /// Stops early, with what it has done so far, when `stop` comes and where the backend fails, and does nothing at a rate
 /// that is not within [`RATES`]. `begun` is the time by the queues' clock.
@@ -96,7 +97,7 @@ pub async fn sweep<F: Future<Output = dawdle::Result<()>>>(
     });
     let mut stop = std::pin::pin!(stop);
     loop {
-        let (done_before, mut lapsed) = (swept.done, false);
+        let (done_before, mut lapsed, mut full) = (swept.done, false, None);
         let stopped = Arc::default();
         let mut scan = wanted.scan(letters, &stopped);
         // The one whose turn is next, and those that are worked on.
@@ -145,6 +146,11 @@ pub async fn sweep<F: Future<Output = dawdle::Result<()>>>(
                             ready = Some((mark, letter));
                         }
                     }
+                    // What is worked on makes room.
+                    Some(Err(error)) if error.kind() == ErrorKind::Full => {
+                        full = Some(error.to_string());
+                        more = false;
+                    }
                     Some(Err(error)) => {
                         swept.error.get_or_insert(error.to_string());
                         more = false;
@@ -159,11 +165,12 @@ pub async fn sweep<F: Future<Output = dawdle::Result<()>>>(
             scan.next().await;
             return swept;
         }
-        if lapsed && swept.done == done_before {
-            let why = "dead letters were no longer held when their turn came: somebody else has them";
-            swept.error.get_or_insert(why.to_owned());
+        let again = lapsed || full.is_some();
+        if again && swept.done == done_before {
+            let lost = "dead letters were no longer held when their turn came: somebody else has them";
+            swept.error.get_or_insert(full.unwrap_or_else(|| lost.to_owned()));
         }
-        if !lapsed || swept.error.is_some() || swept.matched >= wanted.limit() {
+        if !again || swept.error.is_some() || swept.matched >= wanted.limit() {
             return swept;
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use dawdle::backend::memory::MemoryBackend;
 use dawdle::backend::{Backend, Lane, Outgoing};
@@ -180,6 +180,27 @@ async fn a_sweep_works_through_more_than_can_be_held() {
     let none = by(Filters { handler: Some("nobody".to_owned()), ..Filters::default() });
     let swept = sweep(&letters, &none, SystemTime::now(), None, purge, |_| (), never).await;
     assert_eq!((swept.done, swept.outcome()), (0, "done"));
+}
+
+#[tokio::test]
+async fn a_sweep_finishes_what_it_works_on_where_no_more_can_be_held() {
+    let (backend, dawdle) = with_letters(120).await;
+    let letters = dawdle.dead_letters();
+    letters.hold_at_most(50);
+    let remind = by(Filters { handler: Some("remind".to_owned()), ..Filters::default() });
+    // The look goes on meanwhile, until there is no room.
+    let purge = |letter: DeadLetter| {
+        let letters = letters.clone();
+        async move {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            letters.purge(&letter).await
+        }
+    };
+    let never = std::future::pending();
+    let swept = sweep(&letters, &remind, SystemTime::now(), None, purge, |_| (), never).await;
+    assert_eq!((swept.matched, swept.done, swept.failed, swept.error), (80, 80, 0, None));
+    letters.release_all().await;
+    assert_eq!(backend.inspect(Lane::Dead).await.expect("counts").visible, 40);
 }
 
 #[tokio::test]
