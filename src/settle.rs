@@ -1,6 +1,6 @@
 //! Ending deliveries: acks and releases in batches, and the memory of what could not be deleted.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -94,7 +94,7 @@ impl Settler {
 
     /// Whether the message is one that is finished and could not be deleted.
     pub(crate) fn is_finished(&self, message_id: &str) -> bool {
-        self.finished().ids.contains(message_id)
+        self.finished().ids.contains_key(message_id)
     }
 
     /// Sends everything that waits, and waits for the answers.
@@ -111,33 +111,36 @@ impl Settler {
 
 /// Message ids, the oldest forgotten when there are too many.
 struct Remembered {
-    ids: HashSet<String>,
-    order: VecDeque<String>,
+    /// Each with its turn.
+    ids: HashMap<String, u64>,
+    order: BTreeMap<u64, String>,
+    turns: u64,
     limit: usize,
 }
 
 impl Remembered {
     fn new(limit: usize) -> Self {
-        Remembered { ids: HashSet::new(), order: VecDeque::new(), limit }
+        Remembered { ids: HashMap::new(), order: BTreeMap::new(), turns: 0, limit }
     }
 
     fn insert(&mut self, id: &str) {
-        if !self.ids.insert(id.to_owned()) {
+        if self.ids.contains_key(id) {
             return;
         }
-        self.order.push_back(id.to_owned());
+        self.turns += 1;
+        self.ids.insert(id.to_owned(), self.turns);
+        self.order.insert(self.turns, id.to_owned());
         while self.order.len() > self.limit {
-            if let Some(oldest) = self.order.pop_front()
-                && self.ids.remove(&oldest)
-            {
-                tracing::warn!("more than {} finished messages could not be deleted; forgetting {oldest}", self.limit);
-            }
+            let Some((_, oldest)) = self.order.pop_first() else { return };
+            self.ids.remove(&oldest);
+            tracing::warn!("more than {} finished messages could not be deleted; forgetting {oldest}", self.limit);
         }
     }
 
-    /// Its place in the order stays until it is the oldest.
     fn forget(&mut self, id: &str) {
-        self.ids.remove(id);
+        if let Some(turn) = self.ids.remove(id) {
+            self.order.remove(&turn);
+        }
     }
 }
 
@@ -194,8 +197,15 @@ mod tests {
         for id in ["a", "b", "b", "c"] {
             remembered.insert(id);
         }
-        assert!(!remembered.ids.contains("a") && remembered.ids.contains("b") && remembered.ids.contains("c"));
+        let ids = |remembered: &Remembered| remembered.order.values().cloned().collect::<Vec<_>>();
+        assert_eq!(ids(&remembered), ["b", "c"]);
         remembered.forget("b");
-        assert_eq!(remembered.ids.len(), 1);
+        remembered.forget("b");
+        assert_eq!(ids(&remembered), ["c"]);
+        // One that is remembered anew is the newest.
+        remembered.insert("b");
+        remembered.insert("d");
+        assert_eq!(ids(&remembered), ["b", "d"]);
+        assert_eq!(remembered.ids.len(), 2);
     }
 }

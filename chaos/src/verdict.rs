@@ -11,12 +11,15 @@
 //!   it was killed, or aborted itself, before the queue confirmed its ack; its ack was answered by an error, or by
 //!   nothing; an extension of its lease was answered by an error, or by nothing. It is no excuse once the
 //!   queue has confirmed the ack of its latest receive: what comes again then was not deleted.
+//! - The message was received again, and a process that had been told to stop came to its end with it in hand, while
+//!   the queue left calls of that process without an answer: a stop is bounded in time, and leaves what it cannot write.
 //! - The message was received again from the delay queue, where leases are not extended, and its lease had run out.
 //! - The message was received again, and the endpoint says that it delivered this one twice on purpose.
 //! - It was sent, and the answer to that was lost: there may be two of it.
 //!
 //! A run that has the attempt of an earlier one is explained, too, when that one did not end and its
-//! process had been told to stop: what a stop cuts off goes to another node, and spends no attempt. And so is the first
+//! process had been told to stop: what a stop cuts off goes to another node, and spends neither an attempt nor an
+//! excuse. And so is the first
 //! run of the next attempt when the earlier one came to its end after its timeout: nobody heard of that end.
 //!
 //! So with neither kills nor faults every run that is one too many is a violation.
@@ -197,12 +200,17 @@ pub(crate) fn judge(plan: &Plan, processes: &[Past], dead: &Path, twice: &Twice)
     first.conclude();
     let First { events, mut verdict, .. } = first;
     let mut stories: HashMap<u64, Vec<(Record, u32)>> = HashMap::new();
+    let mut hampered = HashSet::new();
     let suspects = (0..).zip(&events).filter(|(_, event)| event.suspicious);
     stories.extend(suspects.map(|(number, _)| (number, Vec::new())));
     drop(events);
     for past in processes {
         for record in records(&past.ledger)? {
             let record = record?;
+            let is_unanswered = matches!(record.what, What::AckUnsure | What::SendUnsure | What::ExtendFailed);
+            if is_unanswered && past.stopped.is_some_and(|stopped| stopped <= record.at) {
+                hampered.insert(past.number);
+            }
             if let Some(story) = stories.get_mut(&record.event) {
                 story.push((record, past.number));
             }
@@ -213,7 +221,7 @@ pub(crate) fn judge(plan: &Plan, processes: &[Past], dead: &Path, twice: &Twice)
     stories.sort_by_key(|(event, _)| *event);
     for (event, mut records) in stories {
         records.sort_by_key(|(record, _)| record.at);
-        Story { event, plan, records: &records, pasts: &pasts, twice }.judge(&mut verdict);
+        Story { event, plan, records: &records, pasts: &pasts, twice, hampered: &hampered }.judge(&mut verdict);
     }
     Ok(verdict)
 }
@@ -405,6 +413,8 @@ struct Story<'a> {
     records: &'a [(Record, u32)],
     pasts: &'a HashMap<u32, &'a Past>,
     twice: &'a Twice,
+    /// The processes of which calls were left without an answer after they had been told to stop.
+    hampered: &'a HashSet<u32>,
 }
 
 /// One run, put together from its beginning and its end.
@@ -433,19 +443,20 @@ impl Story<'_> {
                 if !before.clone().any(|other| is_over(other.end) || repeats(other)) {
                     continue;
                 }
-                let is_cut_off = |other: &Run| {
+                let is_cut_off = |other: &Run, before: u64| {
                     let stopped = self.pasts.get(&other.process).and_then(|past| past.stopped);
-                    other.end.is_none() && stopped.is_some_and(|stopped| stopped <= run.begun)
+                    other.end.is_none() && stopped.is_some_and(|stopped| stopped <= before)
                 };
-                let by_a_stop = !before.clone().any(|other| is_over(other.end)) && before.clone().any(is_cut_off);
+                let by_a_stop = !before.clone().any(|other| is_over(other.end))
+                    && before.clone().any(|other| is_cut_off(other, run.begun));
                 let timed_out = |other: &Run| other.attempt + 1 == run.attempt && self.is_over_time(handler, other);
                 let by_a_timeout =
                     !before.clone().any(|other| other.attempt == run.attempt) && before.clone().any(timed_out);
                 let why = by_a_stop.then_some("stop").or(by_a_timeout.then_some("timeout")).or_else(|| {
                     let spent = spent.entry(run.attempt).or_default();
                     let excuse = self.excuses(handler, run.begun).get(*spent).copied();
-                    // A snooze spends no attempt: the next run has the same.
-                    *spent += usize::from(run.end != Some(What::Snoozed));
+                    // Neither a snooze nor a stop spends an attempt: the next run has the same.
+                    *spent += usize::from(run.end != Some(What::Snoozed) && !is_cut_off(run, u64::MAX));
                     excuse
                 });
                 match why {
@@ -508,8 +519,11 @@ impl Story<'_> {
     /// Why a message was received again before `time`: `None` if it was not, or nothing says why.
     fn why_again(&self, received: &Record, before: &[&(Record, u32)], time: u64) -> Option<&'static str> {
         let is_about = |record: &Record| {
-            matches!(record.what, What::Received | What::Found | What::Acked | What::AckUnsure | What::ExtendFailed)
-                && record.extra == received.extra
+            let is_of_a_message = matches!(
+                record.what,
+                What::Received | What::Found | What::Acked | What::AckUnsure | What::ExtendFailed | What::Released
+            );
+            is_of_a_message && record.extra == received.extra
         };
         let same: Vec<&(Record, u32)> = before.iter().copied().filter(|(record, _)| is_about(record)).collect();
         let receives = || same.iter().filter(|(record, _)| matches!(record.what, What::Received | What::Found));
@@ -533,11 +547,18 @@ impl Story<'_> {
                 Some("held for too long on the delay queue")
             }
             What::Received | What::Found => {
-                let Past { end, ended, .. } = self.pasts.get(process)?;
-                let is_acked =
-                    same.iter().any(|(ack, by)| ack.what == What::Acked && by == process && ack.at >= record.at);
-                let why = if *end == End::Killed { "kill" } else { "abort" };
-                (*end != End::Exited && *ended <= time && !is_acked).then_some(why)
+                let Past { end, ended, stopped, .. } = self.pasts.get(process)?;
+                let has =
+                    |what| same.iter().any(|(other, by)| other.what == what && by == process && other.at >= record.at);
+                if *ended > time || has(What::Acked) {
+                    return None;
+                }
+                let left = stopped.is_some() && self.hampered.contains(process) && !has(What::Released);
+                match end {
+                    End::Killed => Some("kill"),
+                    End::Exited => left.then_some("stop"),
+                    End::Aborted => Some("abort"),
+                }
             }
             _ => None,
         })
@@ -629,14 +650,27 @@ mod tests {
     }
 
     fn verdict_where_twice(first: &[Record], end: End, second: &[Record], twice: Twice) -> Verdict {
+        verdict_where(first, end, None, second, twice)
+    }
+
+    /// The first node is told to stop, and comes to its end.
+    fn verdict_of_a_stop(first: &[Record], second: &[Record]) -> Verdict {
+        verdict_where(first, End::Exited, Some(2_000_000), second, Twice::new())
+    }
+
+    fn verdict_where(first: &[Record], end: End, stopped: Option<u64>, second: &[Record], twice: Twice) -> Verdict {
         let folder = tempfile::tempdir().unwrap();
         let sent = [record(What::Intended, 0, 1_000_000), record(What::Confirmed, 0, 1_000_000)];
-        let of = |number, records: &[Record], end| {
+        let of = |number, records: &[Record], end, stopped| {
             let ledger = ledger::path(folder.path(), number);
             Ledger::open(&ledger, 0).unwrap().write(records);
-            Past { number, ledger, is_sender: number == SENDER, end, stopped: None, ended: 3_000_000 }
+            Past { number, ledger, is_sender: number == SENDER, end, stopped, ended: 3_000_000 }
         };
-        let pasts = [of(SENDER, &sent, End::Exited), of(FIRST, first, end), of(SECOND, second, End::Exited)];
+        let pasts = [
+            of(SENDER, &sent, End::Exited, None),
+            of(FIRST, first, end, stopped),
+            of(SECOND, second, End::Exited, None),
+        ];
         judge(&plan(), &pasts, &folder.path().join("dead.ledger"), &twice).unwrap()
     }
 
@@ -667,6 +701,39 @@ mod tests {
         let mut acked = run_at(1_000_000).to_vec();
         acked.push(record(What::Acked, 1_100_000, 7));
         assert_eq!(verdict(&acked, End::Killed, &run_at(AFTER)).unexplained, 1, "the ack was confirmed");
+    }
+
+    #[test]
+    fn what_a_stop_leaves_in_hand_explains_a_second_run_only_where_the_queue_did_not_answer_it() {
+        let mut first = run_at(1_000_000).to_vec();
+        assert_eq!(verdict_of_a_stop(&first, &run_at(AFTER)).unexplained, 1, "all its calls were answered");
+        // Of another message.
+        first.push(record(What::AckUnsure, 1_900_000, 8));
+        assert_eq!(verdict_of_a_stop(&first, &run_at(AFTER)).unexplained, 1, "that was before the stop");
+        first.push(record(What::AckUnsure, 2_100_000, 8));
+        let left = verdict_of_a_stop(&first, &run_at(AFTER));
+        assert_eq!((left.explained.get("stop"), left.unexplained), (Some(&1), 0));
+        assert_eq!(verdict_of_a_stop(&first, &run_at(2_500_000)).unexplained, 1, "it had not come to its end");
+        for settled in [What::Acked, What::Released] {
+            let mut first = first.clone();
+            first.push(record(settled, 2_200_000, 7));
+            assert_eq!(verdict_of_a_stop(&first, &run_at(AFTER)).unexplained, 1, "{settled:?}");
+        }
+    }
+
+    #[test]
+    fn a_run_that_a_stop_cuts_off_spends_no_excuse() {
+        let mut earlier = run_at(1_000_000).to_vec();
+        earlier.push(record(What::AckUnsure, 1_100_000, 7));
+        let begun = |at| Record { what: What::Begun, handler: Some(PLAIN as u8), ..record(What::Received, at, 0) };
+        // It runs once more on the node that is told to stop, is cut off, and goes to another.
+        let once_more = [record(What::Received, 1_500_000, 7), begun(1_500_000)];
+        let first: Vec<_> = earlier.iter().chain(&once_more).copied().collect();
+        let mut second = run_at(AFTER);
+        second[0].extra = 8;
+        let cut_off = verdict_of_a_stop(&first, &second);
+        assert_eq!((cut_off.explained.get("ack without an answer"), cut_off.unexplained), (Some(&2), 0));
+        assert_eq!(verdict(&first, End::Exited, &second).unexplained, 1, "nobody told it to stop");
     }
 
     #[test]
