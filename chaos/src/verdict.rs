@@ -18,8 +18,8 @@
 //! - It was sent, and the answer to that was lost: there may be two of it.
 //!
 //! A run that has the attempt of an earlier one is explained, too, when that one did not end and its
-//! process had been told to stop: what a stop cuts off goes to another node, and spends neither an attempt nor an
-//! excuse. And so is the first
+//! process had been told to stop: what a stop cuts off goes to another node, and spends no attempt; each run that was
+//! cut off is an excuse for one. And so is the first
 //! run of the next attempt when the earlier one came to its end after its timeout: nobody heard of that end.
 //!
 //! So with neither kills nor faults every run that is one too many is a violation.
@@ -443,20 +443,20 @@ impl Story<'_> {
                 if !before.clone().any(|other| is_over(other.end) || repeats(other)) {
                     continue;
                 }
-                let is_cut_off = |other: &Run, before: u64| {
+                let is_cut_off = |other: &&Run| {
                     let stopped = self.pasts.get(&other.process).and_then(|past| past.stopped);
-                    other.end.is_none() && stopped.is_some_and(|stopped| stopped <= before)
+                    let same = other.attempt == run.attempt && other.end.is_none();
+                    same && stopped.is_some_and(|stopped| stopped <= run.begun)
                 };
-                let by_a_stop = !before.clone().any(|other| is_over(other.end))
-                    && before.clone().any(|other| is_cut_off(other, run.begun));
+                let cut_off = before.clone().filter(is_cut_off).map(|_| "stop");
                 let timed_out = |other: &Run| other.attempt + 1 == run.attempt && self.is_over_time(handler, other);
                 let by_a_timeout =
                     !before.clone().any(|other| other.attempt == run.attempt) && before.clone().any(timed_out);
-                let why = by_a_stop.then_some("stop").or(by_a_timeout.then_some("timeout")).or_else(|| {
+                let why = by_a_timeout.then_some("timeout").or_else(|| {
                     let spent = spent.entry(run.attempt).or_default();
-                    let excuse = self.excuses(handler, run.begun).get(*spent).copied();
-                    // Neither a snooze nor a stop spends an attempt: the next run has the same.
-                    *spent += usize::from(run.end != Some(What::Snoozed) && !is_cut_off(run, u64::MAX));
+                    let excuse = self.excuses(handler, run.begun).into_iter().chain(cut_off).nth(*spent);
+                    // A snooze spends no attempt: the next run has the same.
+                    *spent += usize::from(run.end != Some(What::Snoozed));
                     excuse
                 });
                 match why {
@@ -722,7 +722,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_a_stop_cuts_off_spends_no_excuse() {
+    fn a_run_that_a_stop_cuts_off_explains_one_more_of_its_attempt() {
         let mut earlier = run_at(1_000_000).to_vec();
         earlier.push(record(What::AckUnsure, 1_100_000, 7));
         let begun = |at| Record { what: What::Begun, handler: Some(PLAIN as u8), ..record(What::Received, at, 0) };
@@ -732,8 +732,12 @@ mod tests {
         let mut second = run_at(AFTER);
         second[0].extra = 8;
         let cut_off = verdict_of_a_stop(&first, &second);
-        assert_eq!((cut_off.explained.get("ack without an answer"), cut_off.unexplained), (Some(&2), 0));
+        let explained = ["ack without an answer", "stop"].map(|why| cut_off.explained.get(why));
+        assert_eq!((explained, cut_off.unexplained), ([Some(&1), Some(&1)], 0));
         assert_eq!(verdict(&first, End::Exited, &second).unexplained, 1, "nobody told it to stop");
+        let mut third = second.to_vec();
+        third.push(record(What::Succeeded, AFTER + 1, AFTER + 2));
+        assert_eq!(verdict_of_a_stop(&first, &third).unexplained, 1, "two runs for one that was cut off");
     }
 
     #[test]
