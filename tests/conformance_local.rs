@@ -1,5 +1,6 @@
-//! The local backend passes the suite that every backend passes, in real time, with leases of 2
-//! seconds. Two handles are two openings of one file, as two processes would have it.
+//! The local backend passes the suite that every backend passes, in real time, with leases of 4
+//! seconds, which leave a slow disk its time. Two handles are two openings of one file, as two
+//! processes would have it.
 #![cfg(all(feature = "local", feature = "testing"))]
 
 use std::sync::Arc;
@@ -22,7 +23,7 @@ impl Subject for Local {
         Box::pin(async move {
             let path = tempfile::tempdir_in(self.0.path()).unwrap().keep().join("queue.db");
             let mut options = LocalOptions::default();
-            options.lease = Duration::from_secs(2);
+            options.lease = Duration::from_secs(4);
             let mut backends: Vec<Arc<dyn Backend>> = Vec::new();
             for _ in 0..handles {
                 backends.push(Arc::new(LocalBackend::open(&path, options.clone()).await.unwrap()));
