@@ -30,7 +30,7 @@ const FULL_RATE: u64 = 1_000;
 /// How much later the healthy handlers may begin during the outage, at the 99th percentile: in virtual time,
 /// and in real time, where failing handlers take a share of the processor. In milliseconds.
 const SLOWER: f64 = 100.0;
-const SLOWER_IN_REAL_TIME: f64 = 1_000.0;
+const SLOWER_IN_REAL_TIME: f64 = 250.0;
 
 #[derive(Serialize, Deserialize, Event)]
 #[event(kind = "outage.order")]
